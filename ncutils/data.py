@@ -104,18 +104,14 @@ class Classification:
             return self
         x = self.x.flatten(1)
         if x.shape[1] != len(kept):
-            raise ValueError(
-                f"like: {source.name} has {len(kept)} pixels; expected {x.shape[1]}, like {self.name}"
-            )
+            raise ValueError(f"like: {source.name} has {len(kept)} pixels; expected {x.shape[1]}, like {self.name}")
         kept = kept.to(x.device)
         return replace(self, x=x[:, kept], kept=kept)
 
     def downsample(self, size: int) -> Classification:
         """Images of size × size pixels, each the mean of the area it covers. ValueError for (N, d) data."""
         if self.x.ndim != 4:
-            raise ValueError(
-                f"x: seen shape {tuple(self.x.shape)}; expected images (N, C, H, W) to downsample"
-            )
+            raise ValueError(f"x: seen shape {tuple(self.x.shape)}; expected images (N, C, H, W) to downsample")
         if not 1 <= size <= min(self.x.shape[2:]):
             raise ValueError(f"size: seen {size}; expected 1..{min(self.x.shape[2:])} for {self.name}")
         return replace(self, x=F.interpolate(self.x, size=(size, size), mode="area"))
@@ -300,6 +296,4 @@ def _balanced(y: np.ndarray, per_class: int | None, seed: int, where: str) -> np
         )
     # RandomState: its stream is frozen for good, so a seed means the same samples under every numpy
     random = np.random.RandomState(seed)
-    return np.sort(
-        np.concatenate([random.permutation(np.flatnonzero(y == k))[:per_class] for k in range(len(counts))])
-    )
+    return np.sort(np.concatenate([random.permutation(np.flatnonzero(y == k))[:per_class] for k in range(len(counts))]))

@@ -72,9 +72,7 @@ class Claims(list):
         return "\n".join(f"[{c.id}] {c.claim} -> {c.verdict} ({_numbers(c)}; {c.scale})" for c in self)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        head = "".join(
-            f"<th>{h}</th>" for h in ("id", "claim", "source", "where", "scale", "verdict", "numbers")
-        )
+        head = "".join(f"<th>{h}</th>" for h in ("id", "claim", "source", "where", "scale", "verdict", "numbers"))
         body = "".join(
             "<tr>"
             + "".join(
@@ -87,9 +85,7 @@ class Claims(list):
         return {
             "text/plain": repr(self),
             "text/html": f"<table class='claims'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
-            MEDIA_TYPE: [
-                {**asdict(c), "numbers": {k: _rounded(v) for k, v in c.numbers.items()}} for c in self
-            ],
+            MEDIA_TYPE: [{**asdict(c), "numbers": {k: _rounded(v) for k, v in c.numbers.items()}} for c in self],
         }
 
 

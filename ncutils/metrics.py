@@ -65,7 +65,7 @@ def nc1(features: Tensor, labels: Tensor, kind: str = "trace") -> Tensor:
     if kind == "pinv":
         # S_B = M'M/K for centred means M (K, d), so tr(S_W S_B^+)/K is the mean squared norm of deviations @ M^+.
         # M has rank at most K-1: its smallest singular value is rounding noise and must not be inverted.
-        u, s, vh = torch.linalg.svd(centred, full_matrices=False)
+        _, s, vh = torch.linalg.svd(centred, full_matrices=False)
         keep = s > 1e-10 * s[..., :1]
         keep[..., means.shape[-2] - 1 :] = False
         inverse = torch.where(keep, 1 / torch.where(keep, s, torch.ones_like(s)), torch.zeros_like(s))
@@ -268,9 +268,7 @@ def _checked(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     labels = labels.to(features.device, torch.int64)
     present = torch.unique(labels)
     if not torch.equal(present, torch.arange(len(present), device=labels.device)):
-        raise ValueError(
-            f"labels must be 0..K-1 with every class present; got the classes {present.tolist()[:20]}"
-        )
+        raise ValueError(f"labels must be 0..K-1 with every class present; got the classes {present.tolist()[:20]}")
     return features, labels
 
 

@@ -8,6 +8,7 @@ Both return the features of every dense layer, which is all that the metrics and
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from typing import NamedTuple
 
@@ -51,9 +52,7 @@ class _DenseStack(nn.Module):
     def __init__(self, sizes, num_nonlinear, num_linear, activation, gamma, seeds, dtype, device):
         super().__init__()
         if num_linear < 1 or num_nonlinear < 0:
-            raise ValueError(
-                f"num_linear must be >= 1 and num_nonlinear >= 0; got {num_linear} and {num_nonlinear}"
-            )
+            raise ValueError(f"num_linear must be >= 1 and num_nonlinear >= 0; got {num_linear} and {num_nonlinear}")
         if activation not in ("relu", "smooth"):
             raise ValueError(f"activation must be 'relu' or 'smooth'; got {activation!r}")
         self.sizes = tuple(sizes)
@@ -65,11 +64,9 @@ class _DenseStack(nn.Module):
         generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
         gain = 2.0 if activation == "relu" else 2 / (1 + gamma**2)
         self.weights = nn.ParameterList()
-        for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             std = math.sqrt((gain if layer < num_nonlinear else 1.0) / fan_in)
-            stacked = [
-                torch.randn(fan_out, fan_in, generator=g, dtype=torch.float64) * std for g in generators
-            ]
+            stacked = [torch.randn(fan_out, fan_in, generator=g, dtype=torch.float64) * std for g in generators]
             self.weights.append(nn.Parameter(torch.stack(stacked).to(device, dtype)))
 
     @property
@@ -175,9 +172,7 @@ class MLP(_DenseStack):
     def layers(self, x: Tensor) -> Layers:
         """Every layer's features for ``x`` ``(N, d)`` shared by the runs, or ``(R, N, d)``."""
         if x.shape[-1] != self.sizes[0]:
-            raise ValueError(
-                f"x must be (N, {self.sizes[0]}) or (R, N, {self.sizes[0]}); got {tuple(x.shape)}"
-            )
+            raise ValueError(f"x must be (N, {self.sizes[0]}) or (R, N, {self.sizes[0]}); got {tuple(x.shape)}")
         return self._dense_layers(x)
 
     def sequential(self, run: int = 0) -> nn.Sequential:

@@ -340,9 +340,7 @@ class _DenseTrainer:
         self.mm = torch.mm if self.single else torch.bmm
         self.accumulate = Tensor.addmm_ if self.single else Tensor.baddbmm_
         if not self.single:
-            column = lambda values: torch.tensor(values, dtype=self.x.dtype, device=self.x.device).view(
-                -1, 1, 1
-            )  # noqa: E731
+            column = lambda values: torch.tensor(values, dtype=self.x.dtype, device=self.x.device).view(-1, 1, 1)  # noqa: E731
             self.lr_column, self.decay_column = column(lrs), column(decays)
             self.minus_rate = torch.zeros_like(self.lr_column)
             self.index = torch.zeros(network.num_runs * self.batch, dtype=torch.int64, device=self.x.device)
@@ -404,9 +402,7 @@ class _DenseTrainer:
                     if self.slopes:
                         delta[l - 1].mul_(self.slopes[l - 2])
                     else:
-                        torch.ops.aten.threshold_backward.grad_input(
-                            delta[l - 1], h[l - 1], 0, grad_input=delta[l - 1]
-                        )
+                        torch.ops.aten.threshold_backward.grad_input(delta[l - 1], h[l - 1], 0, grad_input=delta[l - 1])
 
     def _replay(self) -> None:
         """Launching a hundred small kernels costs more than running them: record the step once, replay it."""
@@ -551,9 +547,7 @@ def _in_chunks(network, x: Tensor, size: int = 2000):
     if isinstance(network, MLP) or len(x) <= size:
         return network.layers(x)
     parts = [network.layers(chunk) for chunk in x.split(size)]
-    joined = [
-        [torch.cat(tensors, -2) for tensors in zip(*lists, strict=True)] for lists in zip(*parts, strict=True)
-    ]
+    joined = [[torch.cat(tensors, -2) for tensors in zip(*lists, strict=True)] for lists in zip(*parts, strict=True)]
     return type(parts[0])(*joined)
 
 
