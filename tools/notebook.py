@@ -1,0 +1,597 @@
+"""Execute the book's chapters: `book/NAME.md` (source, MyST) -> `NAME.ipynb` (executed, outputs kept).
+
+    python tools/notebook.py 03_descent               refresh book/03_descent.ipynb
+    python tools/notebook.py 03_descent --into DIR    the same into another folder (what `make book` does)
+    python tools/notebook.py --plan [NAMES]           print the names in running order, and the cost
+    python tools/notebook.py --check [NAMES]          fail where a chapter and its notebook differ
+
+A chapter is executed only when something that can change its outputs has changed: its code cells, the
+parameters (profile, device), a module of `ncutils` that it reaches through imports, or a data folder those
+modules name. A hash of all that is kept in the notebook's metadata, because a clone has no useful file times.
+When only prose has changed, the new prose is merged around the kept outputs and nothing is executed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import re
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "ncutils"
+DATA_FOLDERS = {
+    "bundled": f"{PACKAGE}/bundled",
+    "results": "results",
+}  # a string constant naming one is a dependency
+HEARTBEAT = 20.0  # seconds between two "still running" lines
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things are and what the notebooks are run with."""
+
+    root: Path = ROOT
+    source: Path = ROOT / "book"
+    into: Path = ROOT / "book"
+    profile: str = "quick"
+    device: str = "cpu"
+    ledger: str = "09_ledger"  # the chapter that reads what the executed notebooks of all the others recorded
+    costs: tuple[Path, ...] = field(default=())  # where wall times are looked up, first hit wins; the first is written
+
+    @property
+    def scratch(self) -> Path:
+        return self.root / "_build"
+
+
+# ----------------------------------------------------------------------------------------------------
+# Reading a chapter
+
+
+def read_chapter(path: Path):
+    """The chapter as a notebook without outputs, its cell ids fixed by the cells' contents."""
+    import jupytext
+
+    notebook = jupytext.read(path, fmt="md:myst")
+    seen: dict[str, int] = {}
+    for cell in notebook.cells:
+        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
+        seen[digest] = seen.get(digest, 0) + 1
+        cell["id"] = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+    # Written out rather than inherited from the machine that executes: the same bytes everywhere.
+    notebook.metadata["language_info"] = {
+        "name": "python",
+        "pygments_lexer": "ipython3",
+        "file_extension": ".py",
+    }
+    return notebook
+
+
+def code_cells(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def is_guard(source: str) -> bool:
+    """The first cell of every chapter: installs the library where it is missing (tools/first_cell.md)."""
+    return "REPOSITORY = " in source and f"import {PACKAGE}" in source
+
+
+def source_lines(path: Path) -> list[int]:
+    """For every code cell of the chapter, the 1-based line of the file on which its code begins."""
+    starts, fence, options = [], None, False
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if fence is None:
+            opening = re.match(r"(`{3,})\{code-cell\}", line)
+            if opening:
+                fence, options, first = opening[1], "begin", None
+        elif re.match(rf"{fence}`*\s*$", line):
+            starts.append(first or number)
+            fence = None
+        elif options == "begin" and line.strip() == "---":
+            options = "yaml"
+        elif options == "yaml":
+            options = "end" if line.strip() == "---" else "yaml"
+        elif options == "begin" and line.startswith(":"):
+            continue
+        elif first is None and line.strip():
+            first, options = number, "end"
+    return starts
+
+
+# ----------------------------------------------------------------------------------------------------
+# What a chapter depends on
+
+
+def _module_file(root: Path, module: str) -> Path | None:
+    path = root.joinpath(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _lazy_exports(root: Path, package: str) -> dict[str, str]:
+    """Names that `package/__init__.py` maps to modules in a literal dictionary (PEP 562 lazy exports).
+
+    Understands {name: module} and {module: (name, ...)}.
+    """
+    file = _module_file(root, package)
+    if file is None:
+        return {}
+    exports: dict[str, str] = {}
+
+    def resolve(text: str) -> str | None:
+        for name in (text, f"{package}{text}" if text.startswith(".") else f"{package}.{text}"):
+            if name.startswith(f"{PACKAGE}.") and _module_file(root, name):
+                return name
+        return None
+
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Dict):
+            continue
+        for key, value in zip(node.keys, node.values, strict=True):
+            if not (isinstance(key, ast.Constant) and isinstance(key.value, str)):
+                continue
+            for inner in ast.walk(value):
+                if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+                    if module := resolve(inner.value):
+                        exports.setdefault(key.value, module)
+                    elif module := resolve(key.value):
+                        exports.setdefault(inner.value, module)
+    return exports
+
+
+def _direct_imports(tree: ast.AST, root: Path, module: str = "") -> set[str]:
+    """Modules of the package that this code names: imports, `ncutils.x`, strings "ncutils.x"."""
+    found: set[str] = set()
+    is_package = bool(module) and (_module_file(root, module) or Path()).name == "__init__.py"
+    aliases = {PACKAGE}
+
+    def add(name: str, attribute: str | None = None) -> None:
+        if name != PACKAGE and not name.startswith(f"{PACKAGE}."):
+            return
+        if attribute is None:
+            found.add(name)
+        elif _module_file(root, f"{name}.{attribute}"):
+            found.add(f"{name}.{attribute}")
+        elif attribute in (exports := _lazy_exports(root, name)):
+            found.update((name, exports[attribute]))
+        else:
+            found.add(name)
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                add(alias.name)
+                if alias.name == PACKAGE and alias.asname:
+                    aliases.add(alias.asname)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".") if module else []
+                parts = parts[: len(parts) - node.level + is_package]
+                base = ".".join([*parts, *([node.module] if node.module else [])])
+            for alias in node.names:
+                add(base, None if alias.name == "*" else alias.name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
+            add(PACKAGE, node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if re.fullmatch(rf"{PACKAGE}(\.\w+)+", node.value) and _module_file(root, node.value):
+                found.add(node.value)
+            if f"-m {PACKAGE}" in node.value:
+                found.add(f"{PACKAGE}.__main__")
+    return found
+
+
+def _parents(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+
+
+def _named_folders(tree: ast.AST) -> set[str]:
+    """Data folders that this code names in a string constant."""
+    words: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words.update(node.value.split("/"))
+    return {folder for word, folder in DATA_FOLDERS.items() if word in words}
+
+
+def dependencies(code: str, root: Path = ROOT) -> list[Path]:
+    """Files whose contents can change what `code` prints: modules reached through imports, data they name."""
+    tree = ast.parse(code)
+    folders = _named_folders(tree)
+    waiting, modules = sorted(_direct_imports(tree, root)), {}
+    while waiting:
+        module = waiting.pop()
+        for name in _parents(module):
+            if name in modules or (file := _module_file(root, name)) is None:
+                continue
+            modules[name] = file
+            inner = ast.parse(file.read_text(encoding="utf-8"))
+            folders |= _named_folders(inner)
+            # An __init__ that exports lazily imports nothing by itself: its strings are names, not imports.
+            if not _lazy_exports(root, name):
+                waiting.extend(_direct_imports(inner, root, name))
+            else:
+                plain = [node for node in inner.body if isinstance(node, ast.Import | ast.ImportFrom)]
+                waiting.extend(_direct_imports(ast.Module(body=plain, type_ignores=[]), root, name))
+    files = set(modules.values())
+    for folder in folders:
+        files.update(path for path in (root / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return sorted(files)
+
+
+def plain_python(source: str) -> str:
+    """A cell's source with IPython's magics turned into Python."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    return TransformerManager().transform_cell(source)
+
+
+def claims_of(path: Path) -> str:
+    """What other chapters can read from an executed notebook: its recorded claims."""
+    if not path.is_file():
+        return ""
+    outputs = [o for cell in json.loads(path.read_text())["cells"] for o in cell.get("outputs", [])]
+    found = [
+        o["data"][mime] for o in outputs for mime in o.get("data", {}) if mime.startswith(f"application/vnd.{PACKAGE}.")
+    ]
+    return json.dumps(found, sort_keys=True)
+
+
+def fingerprint(name: str, notebook, settings: Settings) -> str:
+    """Hash of everything that can change the outputs of this chapter."""
+    sources = [cell.source for cell in code_cells(notebook) if not is_guard(cell.source)]
+    digest = hashlib.sha256()
+
+    def add(*parts: str | bytes) -> None:
+        for part in parts:
+            part = part.encode() if isinstance(part, str) else part
+            digest.update(len(part).to_bytes(8, "big") + part)
+
+    add(settings.profile, settings.device, *sources)
+    for path in dependencies("\n".join(plain_python(source) for source in sources), settings.root):
+        add(path.relative_to(settings.root).as_posix(), path.read_bytes())
+    if name == settings.ledger:
+        for other in chapters(settings.source):
+            if other != name:
+                add(other, claims_of(settings.into / f"{other}.ipynb"))
+    return digest.hexdigest()[:16]
+
+
+# ----------------------------------------------------------------------------------------------------
+# Bringing a notebook up to date
+
+
+def read_notebook(path: Path):
+    import nbformat
+
+    return nbformat.read(path, as_version=4) if path.is_file() else None
+
+
+def write_notebook(notebook, path: Path, settings: Settings) -> bool:
+    """Write atomically; True if the file changed."""
+    import nbformat
+
+    text = nbformat.writes(notebook, version=4).rstrip("\n") + "\n"
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return False
+    settings.scratch.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = settings.scratch / f".{path.stem}.{os.getpid()}.ipynb"
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
+    return True
+
+
+def up_to_date(notebook, previous, digest: str) -> bool:
+    """Whether the previous notebook's outputs are those of this chapter's code."""
+    if previous is None or previous.metadata.get(PACKAGE, {}).get("hash") != digest:
+        return False
+    old, new = code_cells(previous), code_cells(notebook)
+    same = [a.source for a in old if not is_guard(a.source)] == [b.source for b in new if not is_guard(b.source)]
+    return same and len(old) == len(new) and all(cell.execution_count for cell in old)
+
+
+def merge(notebook, previous, digest: str):
+    """The chapter's cells with the outputs of a previous execution of the same code."""
+    for new, old in zip(code_cells(notebook), code_cells(previous), strict=True):
+        new.outputs, new.execution_count = old.outputs, old.execution_count
+    notebook.metadata[PACKAGE] = {"hash": digest}
+    return notebook
+
+
+def _clean_outputs(outputs: list) -> list:
+    """Join what the kernel happened to send in several pieces."""
+    joined: list = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if (
+            output.output_type == "stream"
+            and last is not None
+            and last.output_type == "stream"
+            and last.name == output.name
+        ):
+            last.text += output.text
+        else:
+            joined.append(output)
+    return joined
+
+
+class ChapterError(Exception):
+    """A chapter's code failed; the message names the file, the line and the error."""
+
+
+def _describe(error, cells: list, path: Path, settings: Settings) -> str:
+    name = os.path.relpath(path, settings.root)
+    trace = [ANSI.sub("", line) for chunk in error.traceback for line in chunk.splitlines()]
+    position = len([cell for cell in cells[: error.cell_index] if cell.cell_type == "code"])
+    line = source_lines(path)[position]
+    frames = [re.search(rf"Cell In\s?\[{error.exec_count}\], line (\d+)", text) for text in trace]
+    line += next((int(frame[1]) - 1 for frame in frames if frame), 0)
+    shown = path.read_text(encoding="utf-8").splitlines()[line - 1].strip()
+    detail = "\n".join(f"    {text}" for text in trace[-25:])
+    return f"{name}:{line}: {error.ename}: {error.evalue}\n  > {shown}\n{detail}"
+
+
+class _Progress(threading.Thread):
+    """Says every now and then that a notebook is still running, and in which cell."""
+
+    def __init__(self, name: str, total: int, expected: float | None):
+        super().__init__(daemon=True)
+        self.label, self.total, self.expected = name, total, expected
+        self.cell, self.begun, self.done = 0, time.monotonic(), threading.Event()
+
+    def run(self) -> None:
+        while not self.done.wait(HEARTBEAT):
+            of = f" of about {self.expected:.0f} s" if self.expected else " s"
+            say(self.label, f"{time.monotonic() - self.begun:.0f}{of}, in cell {self.cell} of {self.total}")
+
+
+def say(name: str, text: str) -> None:
+    """One whole line in one write, so that notebooks running side by side stay readable."""
+    sys.stdout.write(f"[{name}] {text}\n")
+    sys.stdout.flush()
+
+
+def execute(notebook, path: Path, settings: Settings, expected: float | None) -> float:
+    """Run the chapter through papermill, in place; returns the wall time."""
+    import logging
+
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    name = path.stem
+    progress = _Progress(name, len(notebook.cells), expected)
+
+    class Watch(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if match := re.match(r"Executing Cell (\d+)", record.getMessage()):
+                progress.cell = int(match[1])
+
+    logger = logging.getLogger("papermill")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(watch := Watch())
+    os.environ.update(
+        NCUTILS_PROFILE=settings.profile,
+        NCUTILS_DEVICE=settings.device,
+        PYTHONPATH=os.pathsep.join(filter(None, [str(settings.root), os.environ.get("PYTHONPATH")])),
+        PYTHONHASHSEED="0",
+        TQDM_DISABLE="1",  # progress bars would end up in the committed outputs
+        JUPYTER_PREFER_ENV_PATH="1",
+    )
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    settings.into.mkdir(parents=True, exist_ok=True)
+    (settings.scratch / "failed").mkdir(parents=True, exist_ok=True)
+    draft = settings.scratch / "failed" / f"{name}.ipynb"
+    progress.start()
+    try:
+        result = papermill.execute_notebook(
+            notebook,
+            str(draft),
+            kernel_name="python3",
+            progress_bar=False,
+            log_output=True,
+            cwd=str(settings.into),
+            start_timeout=120,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # no advice about encryption among our lines
+        )
+    except PapermillExecutionError as error:
+        raise ChapterError(_describe(error, notebook.cells, path, settings)) from None
+    except DeadKernelError:
+        where = os.path.relpath(path, settings.root)
+        raise ChapterError(f"{where}: the kernel died in cell {progress.cell} (out of memory?)") from None
+    finally:
+        progress.done.set()
+        logger.removeHandler(watch)
+    draft.unlink(missing_ok=True)
+    seconds = time.monotonic() - progress.begun
+    for new, old in zip(code_cells(notebook), code_cells(result), strict=True):
+        new.outputs, new.execution_count = _clean_outputs(old.outputs), old.execution_count
+    return seconds
+
+
+def refresh(name: str, settings: Settings, force: bool = False) -> str:
+    """Bring one notebook up to date. Returns "up to date", "prose merged" or "executed"."""
+    path, target = settings.source / f"{name}.md", settings.into / f"{name}.ipynb"
+    if not path.is_file():
+        raise ChapterError(f"{os.path.relpath(path, settings.root)}: no such chapter")
+    notebook, previous = read_chapter(path), read_notebook(target)
+    digest = fingerprint(name, notebook, settings)
+    if not force and up_to_date(notebook, previous, digest):
+        changed = write_notebook(merge(notebook, previous, digest), target, settings)
+        say(name, "prose merged, nothing to execute" if changed else "up to date")
+        return "prose merged" if changed else "up to date"
+    expected = expected_cost(name, settings)
+    say(name, f"executing, expected {f'{expected:.0f} s' if expected else 'cost not known yet'}")
+    seconds = execute(notebook, path, settings, expected)
+    if fingerprint(name, read_chapter(path), settings) != digest:
+        say(name, "changed while it ran: kept what ran, run again for the rest")
+    notebook.metadata[PACKAGE] = {"hash": digest}
+    write_notebook(notebook, target, settings)
+    record_cost(name, seconds, settings)
+    say(name, f"done in {seconds:.0f} s")
+    return "executed"
+
+
+# ----------------------------------------------------------------------------------------------------
+# Costs, plan, check
+
+
+def _cost_key(settings: Settings) -> str:
+    return f"{settings.profile}-{settings.device}"
+
+
+def expected_cost(name: str, settings: Settings) -> float | None:
+    for path in settings.costs:
+        if path.is_file():
+            cost = json.loads(path.read_text()).get(name, {}).get(_cost_key(settings))
+            if cost is not None:
+                return cost
+    return None
+
+
+def record_cost(name: str, seconds: float, settings: Settings) -> None:
+    if not settings.costs:
+        return
+    import fcntl
+
+    settings.scratch.mkdir(parents=True, exist_ok=True)
+    with open(settings.scratch / ".costs.lock", "w") as lock:  # two notebooks may finish together
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path = settings.costs[0]
+        costs = json.loads(path.read_text()) if path.is_file() else {}
+        costs.setdefault(name, {})[_cost_key(settings)] = max(1, round(seconds))
+        draft = settings.scratch / f".costs.{os.getpid()}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(costs, indent=1, sort_keys=True) + "\n")
+        os.replace(draft, path)
+
+
+def stale(name: str, settings: Settings) -> bool:
+    path, target = settings.source / f"{name}.md", settings.into / f"{name}.ipynb"
+    notebook = read_chapter(path)
+    return not up_to_date(notebook, read_notebook(target), fingerprint(name, notebook, settings))
+
+
+def plan(names: list[str], settings: Settings, jobs: int = 1, force: bool = False) -> str:
+    """The chapters in running order, longest first; on stderr, how many will be executed and the cost."""
+    waiting = [name for name in names if force or stale(name, settings)]
+    if settings.ledger in names and waiting and settings.ledger not in waiting:
+        waiting.append(settings.ledger)  # what it reads is about to change
+    costs = {name: expected_cost(name, settings) for name in waiting}
+    known = [cost for cost in costs.values() if cost is not None]
+    text = f"{len(waiting)} of {len(names)} notebooks to execute"
+    if known:
+        text += f", about {max(sum(known) / jobs, *known):.0f} s with {jobs} side by side"
+    if unknown := len(waiting) - len(known):
+        text += f" ({unknown} never timed here)"
+    print(
+        text + "".join(f"\n  {name}: {f'{c:.0f} s' if c else 'not timed'}" for name, c in costs.items()),
+        file=sys.stderr,
+    )
+    order = sorted(names, key=lambda name: -(costs.get(name, 0.0) or 1e9) if name in costs else 0.0)
+    return " ".join(order)
+
+
+def differences(name: str, settings: Settings) -> list[str]:
+    """How a chapter and its notebook differ, in words; empty when they agree and every code cell was run."""
+    path, target = settings.source / f"{name}.md", settings.into / f"{name}.ipynb"
+    source, shown = os.path.relpath(path, settings.root), os.path.relpath(target, settings.root)
+    notebook, executed = read_chapter(path), read_notebook(target)
+    if executed is None:
+        return [f"{source}: {shown} does not exist (make notebook NAME={name})"]
+    problems = []
+    for number, (new, old) in enumerate(zip(notebook.cells, executed.cells, strict=False), start=1):
+        if new.cell_type != old.cell_type or new.source != old.source:
+            kind = "code" if "code" in (new.cell_type, old.cell_type) else "prose"
+            ours, theirs = new.source.splitlines() or [""], old.source.splitlines() or [""]
+            at = next(
+                (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
+                min(len(ours), len(theirs)) - 1,
+            )
+            problems.append(f"{source}: cell {number} ({kind}) differs from {shown} at {ours[at].strip()!r}")
+            break
+        if new.metadata != old.metadata:
+            problems.append(
+                f"{source}: cell {number}: options {dict(new.metadata)} here, {dict(old.metadata)} in {shown}"
+            )
+            break
+    else:
+        if len(notebook.cells) != len(executed.cells):
+            problems.append(f"{source}: {len(notebook.cells)} cells here, {len(executed.cells)} in {shown}")
+    for number, cell in enumerate(executed.cells, start=1):
+        if cell.cell_type == "code" and cell.execution_count is None:
+            problems.append(f"{shown}: cell {number} was never executed")
+        if any(output.output_type == "error" for output in cell.get("outputs", [])):
+            problems.append(f"{shown}: cell {number} shows an error")
+    return problems
+
+
+def chapters(source: Path) -> list[str]:
+    return sorted(path.stem for path in source.glob("[0-9]*.md"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Execute, plan or check the book's chapters.")
+    parser.add_argument("names", nargs="*", help="chapter names without extension (default with --plan/--check: all)")
+    parser.add_argument("--into", type=Path, default=ROOT / "book", help="folder of the executed notebooks")
+    parser.add_argument("--source", type=Path, default=ROOT / "book", help="folder of the chapters")
+    parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
+    parser.add_argument("--profile", default="quick")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--ledger", default="09_ledger", help="the chapter that reads all the others' notebooks")
+    parser.add_argument("--jobs", type=int, default=1, help="with --plan: how many will run side by side")
+    parser.add_argument("--force", action="store_true", help="execute even if up to date")
+    parser.add_argument("--plan", action="store_true", help="names to execute on stdout, the cost on stderr")
+    parser.add_argument("--check", action="store_true", help="fail where chapter and notebook differ")
+    args = parser.parse_args(arguments)
+
+    into = args.into.resolve()
+    own, shared = args.root / "_build" / "costs.json", args.root / "tools" / "costs.json"
+    settings = Settings(
+        root=args.root.resolve(),
+        source=args.source.resolve(),
+        into=into,
+        profile=args.profile,
+        device=args.device,
+        ledger=args.ledger,
+        # Only refreshing the committed notebooks refreshes the committed costs.
+        costs=(shared, own) if into == args.source.resolve() else (own, shared),
+    )
+    names = args.names or (chapters(settings.source) if args.plan or args.check else [])
+    if not names and not (args.plan or args.check):
+        parser.error("name one chapter, or use --plan or --check")
+    try:
+        if args.check:
+            problems = [problem for name in names for problem in differences(name, settings)]
+            print("\n".join(problems) or f"{len(names)} chapters agree with their notebooks", file=sys.stderr)
+            return bool(problems)
+        if args.plan:
+            print(plan(names, settings, args.jobs, args.force))
+            return 0
+        for name in names:
+            refresh(name, settings, args.force)
+        return 0
+    except ChapterError as error:
+        kept = "the notebook of the last good run is untouched"
+        print(f"\n{error}\n  ({kept}; the failed run is in _build/failed/)", file=sys.stderr, flush=True)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
