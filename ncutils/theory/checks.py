@@ -1,4 +1,4 @@
-"""What a checked statement is: hypotheses with their values, a measured number, and the bound it must respect."""
+"""What a checked statement is: hypotheses with their values, a measured number and the bound it respects."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 __all__ = ["COLUMNS", "RELATIVE_TOLERANCE", "Check", "Hypothesis", "to_frame"]
 
-# Both sides of a check come out of float64 linear algebra. An inequality that is attained (a balanced head, an identity)
-# may miss by rounding; this much, relative to the larger side, is forgiven and nothing more.
+# Both sides of a check come out of float64 linear algebra. An inequality that is attained (a balanced head, an
+# identity) may miss by rounding; this much, relative to the larger side, is forgiven and nothing more.
 RELATIVE_TOLERANCE = 1e-9
 
 COLUMNS = ("statement", "quantity", "form", "measured", "bound", "sense", "hypotheses_met", "holds")
@@ -122,17 +122,21 @@ class Check:
 
     @property
     def ratio(self) -> float:
-        """How much of the bound is used up: at most 1 when the statement holds, 1 when it is attained.
+        """How much of the bound is used up: at most 1 exactly when the inequality holds, 1 when it is attained.
 
-        measured/bound for ``<=`` and ``==``, bound/measured for ``>=`` (there it is the bound that is smaller).
-        NaN where a side is undefined.
+        The side that should be smaller over the side that should be larger (the other way round when the larger one
+        is negative); NaN where a side is undefined.
         """
-        top, bottom = (self.bound, self.measured) if self.sense == ">=" else (self.measured, self.bound)
-        if math.isnan(top) or math.isnan(bottom):
+        small, large = (self.bound, self.measured) if self.sense == ">=" else (self.measured, self.bound)
+        if math.isnan(small) or math.isnan(large):
             return math.nan
-        if bottom == 0.0:
-            return 1.0 if top == 0.0 else math.copysign(math.inf, top)
-        return top / bottom
+        if large > 0:
+            return small / large if math.isfinite(small) or math.isfinite(large) else 1.0
+        if small == large:
+            return 1.0
+        if large == 0:
+            return 0.0 if small < 0 else math.inf
+        return large / small if small < 0 else math.inf
 
     def row(self) -> dict:
         """The check as one row of :func:`to_frame`."""
@@ -151,8 +155,9 @@ class Check:
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{html.escape(h.name)}</td><td>{_number(h.value)}</td><td>{_SIGNS[h.sense].replace('<', '&lt;')}</td>"
-            f"<td>{_number(h.threshold)}</td><td>{'✓' if h.holds else '✗'}</td></tr>"
+            f"<tr><td>{html.escape(h.name)}</td><td>{_number(h.value)}</td>"
+            f"<td>{html.escape(_SIGNS[h.sense])}</td><td>{_number(h.threshold)}</td>"
+            f"<td>{'✓' if h.holds else '✗'}</td></tr>"
             for h in self.hypotheses
         )
         claim = (

@@ -1,0 +1,484 @@
+"""Section 5: near-optimal networks, and networks stable at a large step size, have well-conditioned linear heads.
+
+With A = W_{L:L1+1} the product of the L2 linear layers, P = Σ‖W_ℓ‖_F² over them and K classes:
+
+* :func:`schatten`: the lemma that ties P to the singular values of A;
+* :func:`proposition_5_1`: certificates of κ(A) at any parameters, from P, the features and the error;
+* :func:`layer_conditioning`, :func:`theorem_5_2_posteriori`: the same for the single layers, W_L above all;
+* :func:`theorem_5_2_a_priori`, :func:`optimal_scale`: what near-minimality alone implies, and where it stops;
+* :func:`ntk_block`, :func:`proposition_5_3`, :func:`proposition_5_3_floor`: the tangent kernel of the linear layers.
+
+Forms and conventions as in :mod:`ncutils.theory.sufficient`. Here ``"paper"`` always marks a reconstruction in the
+paper's shape: its constants in Section 5 are not known to this project.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ncutils.theory.checks import Check, Hypothesis
+from ncutils.theory.sufficient import LinearHead, _known_form, _nth, as_head, op_norm, telescoping_error
+
+__all__ = [
+    "excess",
+    "largest_eigenvalue",
+    "layer_conditioning",
+    "linear_ntk_norm",
+    "ntk_block",
+    "ntk_block_norms",
+    "ntk_norm",
+    "optimal_scale",
+    "proposition_5_1",
+    "proposition_5_3",
+    "proposition_5_3_floor",
+    "schatten",
+    "theorem_5_2_a_priori",
+    "theorem_5_2_posteriori",
+]
+
+# A linear head's kernel is assembled densely up to this order (exact, tens of milliseconds); Lanczos beyond.
+DENSE_ORDER = 800
+
+
+# --- the Schatten lemma and the certificates
+
+
+def head_norm(head: LinearHead) -> Tensor:
+    """P = Σ_ℓ ‖W_ℓ‖_F² over the linear layers."""
+    return sum(w.square().sum() for w in head.weights)
+
+
+def schatten(weights: Sequence[Tensor]) -> Check:
+    """Schatten lemma: L2 Σ_i s_i(A)^{2/L2} ≤ Σ_ℓ ‖W_ℓ‖_F² for A = W_{L2}…W_1, equality at a balanced head.
+
+    Args:
+        weights: L2 ≥ 1 matrices ``(out, in)`` that chain, first to last.
+    """
+    weights = [w.to(torch.float64) for w in weights]
+    return Check("Schatten lemma", "schatten", "exact", (), *schatten_sides(weights), "<=")
+
+
+def schatten_sides(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    product = weights[0]
+    for w in weights[1:]:
+        product = w @ product
+    depth = len(weights)
+    measured = depth * (torch.linalg.svdvals(product) ** (2 / depth)).sum()
+    return measured, sum(w.square().sum() for w in weights)
+
+
+def log_determinant(head: LinearHead) -> Tensor:
+    """S = Σ_{i≤K} [ln s_i(f(X)) − ln s_i(Z_{L1})], a lower bound for Σ_{i≤K} ln s_i(A); −∞ if rank f(X) < K."""
+    k = head.num_classes
+    out, entering = torch.linalg.svdvals(head.output), torch.linalg.svdvals(head.features)
+    if min(len(out), len(entering)) < k:
+        return out.new_tensor(-math.inf)
+    return (out[:k].log() - entering[:k].log()).sum()
+
+
+def waste(head: LinearHead) -> Tensor:
+    """g = (P/(K L2)) exp(−2S/(K L2)) ≥ 1: the head's squared norm over the least that its determinant needs."""
+    k, depth = head.num_classes, head.depth
+    return head_norm(head) / (k * depth) * torch.exp(-2 * log_determinant(head) / (k * depth))
+
+
+def _arccosh_of_power(log_g: Tensor, exponent: float) -> Tensor:
+    """arccosh(g^exponent), written so that large g does not overflow; g may miss 1 by rounding."""
+    x = exponent * log_g.clamp_min(0)
+    # arccosh(e^x) = x + ln(1 + sqrt(1 − e^{−2x}))
+    return x + torch.log1p(torch.sqrt(-torch.expm1(-2 * x)))
+
+
+def proposition_5_1_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
+    """(κ(A), its certificate)."""
+    k, depth = head.num_classes, head.depth
+    total = head_norm(head)
+    if form == "sharp":
+        return head.kappa_head, torch.exp(depth * _arccosh_of_power(waste(head).log(), k / 2))
+    floor = (head.label_scale - head.eps1) / head.feature_norms[0]
+    if floor <= 0:
+        return head.kappa_head, floor.new_tensor(math.inf)
+    if form == "paper":
+        return head.kappa_head, torch.exp((total - k * depth) / 2 - k * floor.log())
+    return head.kappa_head, (total / (depth * floor ** (2 / depth)) - (k - 1)) ** (depth / 2)
+
+
+def proposition_5_1(weights: Sequence[Tensor], features: Tensor, y: Tensor, form: str = "sharp") -> Check:
+    """Proposition 5.1: a small squared norm P of the head certifies κ(A), A = W_{L:L1+1}, at any parameters.
+
+    With b = (s_K(Y) − ε1)/‖Z_{L1}‖_op a floor under s_K(A):
+
+    * paper (reconstructed): κ(A) ≤ b^{−K} exp((P − K L2)/2);
+    * simple: κ(A) ≤ [P/(L2 b^{2/L2}) − (K−1)]^{L2/2}, never weaker (ours);
+    * sharp: κ(A) ≤ exp(L2 arccosh(g^{K/2})), g = (P/(K L2)) exp(−2S/(K L2)), S the log-determinant gained between
+      Z_{L1} and f(X); needs rank f(X) = K only (ours). Not always below the simple one: take the least.
+
+    Arguments as in :func:`~ncutils.theory.sufficient.theorem_3_1_nc1`.
+    """
+    _known_form(form, ("paper", "simple", "sharp"))
+    head = as_head(weights, features, y)
+    hypotheses = (_full_rank_output(head),) if form == "sharp" else (head.error_below(head.label_scale, "s_K(Y)"),)
+    sides = proposition_5_1_sides(head, form)
+    return Check("Proposition 5.1", "kappa_head", form, hypotheses, *sides, "<=")
+
+
+def _full_rank_output(head: LinearHead) -> Hypothesis:
+    s = torch.linalg.svdvals(head.output)
+    return Hypothesis("rank f(X) = K: s_K/s_1", _nth(s, head.num_classes) / s[0], 1e-12, ">")
+
+
+def layer_conditioning_sides(head: LinearHead) -> tuple[Tensor, Tensor]:
+    """(Σ_ℓ ln cosh ln κ_K(W_ℓ), (K L2/2) ln g); κ_K = s_1/s_K."""
+    k = head.num_classes
+    spreads = torch.stack([s[0].log() - _nth(s, k).log() for s in head.singular_values])
+    log_cosh = spreads + torch.log1p(torch.exp(-2 * spreads)) - math.log(2)
+    return log_cosh.sum(), k * head.depth / 2 * waste(head).log()
+
+
+def layer_conditioning(weights: Sequence[Tensor], features: Tensor, y: Tensor) -> Check:
+    """All linear layers at once (ours): Σ_ℓ ln cosh ln κ_K(W_ℓ) ≤ (K L2/2) ln g, κ_K = s_1/s_K.
+
+    In words: the geometric mean over the linear layers of (κ_ℓ + 1/κ_ℓ)/2 is at most g^{K/2}. Needs no balance.
+    Arguments as in :func:`~ncutils.theory.sufficient.theorem_3_1_nc1`.
+    """
+    head = as_head(weights, features, y)
+    sides = layer_conditioning_sides(head)
+    return Check("Theorem 5.2 (all layers)", "layers", "sharp", (_full_rank_output(head),), *sides, "<=")
+
+
+def theorem_5_2_posteriori_sides(head: LinearHead) -> tuple[Tensor, Tensor]:
+    """(κ(W_L), √((1+v)κ*² + v)), κ* = g^{K/2} + √(g^K − 1), v = Σ‖D_ℓ‖ ‖Z_{L−1}‖²/s_K(f(X))²."""
+    k = head.num_classes
+    exact = torch.exp(_arccosh_of_power(waste(head).log(), k / 2))
+    v = head.imbalances.sum() * (head.feature_norms[-2] / _nth(torch.linalg.svdvals(head.output), k)) ** 2
+    return head.kappa_last, ((1 + v) * exact**2 + v).sqrt()
+
+
+def theorem_5_2_posteriori(weights: Sequence[Tensor], features: Tensor, y: Tensor) -> Check:
+    """Sharp certificate of the last layer (ours): κ(W_L)² ≤ (1+v)κ*² + v, κ* = g^{K/2} + √(g^K − 1).
+
+    v = Σ_ℓ‖D_ℓ‖_op · ‖Z_{L−1}‖_op²/s_K(f(X))² measures imbalance; for a balanced head κ(W_L) ≤ κ*. It follows from
+    :func:`layer_conditioning`, without passing through κ(A), so no power of the depth multiplies the imbalance.
+    Arguments as in :func:`~ncutils.theory.sufficient.theorem_3_1_nc1`.
+    """
+    head = as_head(weights, features, y)
+    sides = theorem_5_2_posteriori_sides(head)
+    return Check("Theorem 5.2 (last layer)", "kappa_W_L", "sharp", (_full_rank_output(head),), *sides, "<=")
+
+
+# --- near-minimisers
+
+
+def theorem_5_2_a_priori_sides(
+    head: LinearHead, nonlinear_weights: Sequence[Tensor], x: Tensor, weight_decay: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(κ(A), its a-priori bound, the bound 2C_λ(θ) = λ(c + K L2 + δ) on ε1² that it rests on)."""
+    k, depth, nonlinear = head.num_classes, head.depth, len(nonlinear_weights)
+    norm = head_norm(head) + sum(w.to(torch.float64).square().sum() for w in nonlinear_weights)
+    # c + K L2 + δ: the objective in units of λ/2
+    budget = (head.eps1**2 + weight_decay * norm) / weight_decay
+    eps = (weight_decay * budget).sqrt()
+    if eps >= head.label_scale:
+        return head.kappa_head, eps.new_tensor(math.inf), eps**2
+    growth = budget - k * depth - k * nonlinear + k * nonlinear * math.log(k)
+    scale = x.to(torch.float64).norm() / (head.label_scale - eps)
+    return head.kappa_head, torch.exp(k * scale.log() + growth / 2), eps**2
+
+
+def theorem_5_2_a_priori(
+    weights: Sequence[Tensor],
+    features: Tensor,
+    y: Tensor,
+    *,
+    nonlinear_weights: Sequence[Tensor],
+    x: Tensor,
+    weight_decay: float,
+) -> Check:
+    """Theorem 5.2, a priori: if C_λ(θ) ≤ (λ/2)(c + K L2 + δ), then κ(A) is bounded whatever the depth of the head.
+
+    κ(A) ≤ (‖X‖_F/(s_K(Y) − ε1))^K exp(½(c + δ − K L1 + K L1 ln K)), ε1² = λ(c + K L2 + δ) < N/K. The bound sees c and δ
+    only through c + K L2 + δ, evaluated here as 2C_λ(θ)/λ, the least that makes the premise true; :func:`excess` gives
+    δ for a known c.
+
+    Args:
+        weights, features, y: the linear head, as elsewhere.
+        nonlinear_weights: W_1 … W_{L1} of the layers with an activation, |σ(t)| ≤ |t|.
+        x: inputs ``(N, d)``.
+        weight_decay: λ of C_λ = ½‖f(X) − Y‖_F² + (λ/2)‖θ‖² (N times a trainer's λ′).
+
+    Raises:
+        ValueError: weight_decay that is not positive.
+    """
+    if not weight_decay > 0:
+        raise ValueError(f"weight_decay: got {weight_decay}, expected a positive number")
+    head = as_head(weights, features, y)
+    measured, bound, error = theorem_5_2_a_priori_sides(head, nonlinear_weights, x, weight_decay)
+    narrowest = min(w.shape[1] for w in head.weights)
+    hypotheses = (
+        Hypothesis("ε1² = λ(c + K L2 + δ) < N/K", error, head.label_scale**2, "<"),
+        Hypothesis("head widths ≥ K", narrowest, head.num_classes, ">="),
+    )
+    return Check("Theorem 5.2 (a priori)", "kappa_head", "simple", hypotheses, measured, bound, "<=")
+
+
+def excess(
+    weights: Sequence[Tensor],
+    features: Tensor,
+    y: Tensor,
+    *,
+    nonlinear_weights: Sequence[Tensor],
+    weight_decay: float,
+    reference: float,
+) -> float:
+    """δ of Theorem 5.2: 2C_λ(θ)/λ − c − K L2; at most 0 at a global minimiser.
+
+    ``reference`` is c, the squared norm of some nonlinear part with Z_{L1} = Y (padded with zeros) exactly.
+    """
+    head = as_head(weights, features, y)
+    norm = head_norm(head) + sum(w.to(torch.float64).square().sum() for w in nonlinear_weights)
+    return float(head.eps1**2 / weight_decay + norm) - reference - head.num_classes * head.depth
+
+
+def optimal_scale(weight_decay: float, num_linear: int, samples_per_class: float = 1.0) -> float:
+    """The s ≥ 0 that minimises ½n(1−s)² + (λ/2)L2 s^{2/L2}: how much of the labels the best linear head fits.
+
+    This is min C_λ over heads of L2 layers on collapsed features Z_{L1} = Y (norm of the head only), one singular
+    direction at a time: there ‖Y‖ contributes n = N/K and, by the Schatten lemma, the weights L2 s^{2/L2}. Beyond some
+    depth the minimiser jumps to the trivial solution s = 0.
+
+    Args:
+        weight_decay: λ > 0.
+        num_linear: L2 ≥ 2.
+        samples_per_class: n = N/K.
+    """
+    if not weight_decay > 0 or num_linear < 2 or not samples_per_class > 0:
+        raise ValueError(
+            "weight_decay, num_linear, samples_per_class: expected > 0, >= 2, > 0; "
+            f"got {weight_decay}, {num_linear}, {samples_per_class}"
+        )
+    n, power = samples_per_class, 2 / num_linear
+
+    def objective(s: float) -> float:
+        return 0.5 * n * (1 - s) ** 2 + 0.5 * weight_decay * num_linear * s**power
+
+    def slope(s: float) -> float:
+        return n * (s - 1) + weight_decay * s ** (power - 1)
+
+    if num_linear == 2:  # s^{2/L2} = s: a soft threshold
+        return max(0.0, 1 - weight_decay / n)
+    # slope is convex, +∞ at 0+, positive at 1: its least point splits the two roots, the right one is the local minimum
+    lowest = (n / (weight_decay * (1 - power))) ** (1 / (power - 2))
+    if lowest >= 1 or slope(lowest) >= 0:
+        return 0.0
+    low, high = lowest, 1.0
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return high if objective(high) < objective(0.0) else 0.0
+
+
+# --- the tangent kernel
+
+
+def largest_eigenvalue(apply: Callable[[Tensor], Tensor], start: Tensor, steps: int = 200, tol: float = 1e-12) -> float:
+    """Largest eigenvalue of a symmetric positive semi-definite map, by Lanczos with full reorthogonalisation.
+
+    Args:
+        apply: the map, on tensors of ``start``'s shape.
+        start: a vector not orthogonal to the top eigenspace; random is fine.
+        steps: most applications of the map.
+        tol: stop when the value changes by less than this, relative, twice in a row.
+    """
+    basis, alphas, betas = [], [], []
+    q, value, quiet = start / start.norm(), 0.0, 0
+    for _ in range(min(steps, start.numel())):
+        basis.append(q.flatten())
+        v = apply(q).flatten()
+        alphas.append(torch.dot(v, basis[-1]))
+        stack = torch.stack(basis)
+        for _ in range(2):  # once is not enough in floating point
+            v = v - stack.T @ (stack @ v)
+        t = torch.diag(torch.stack(alphas))
+        if betas:
+            off = torch.stack(betas)
+            t = t + torch.diag(off, 1) + torch.diag(off, -1)
+        new = float(torch.linalg.eigvalsh(t)[-1])
+        quiet = quiet + 1 if abs(new - value) <= tol * abs(new) else 0
+        value = new
+        beta = v.norm()
+        if quiet == 2 or beta <= 1e-14 * max(abs(value), 1e-300):
+            break
+        betas.append(beta)
+        q = (v / beta).reshape(start.shape)
+    return value
+
+
+def ntk_block_norms(head: LinearHead) -> Tensor:
+    """‖Θ_ℓ‖_op = ‖Z_{ℓ−1}‖²‖W_{L:ℓ+1}‖² for the linear layers ℓ = L1+1, …, L, (L2,)."""
+    depth = head.depth
+    after = torch.stack([op_norm(head.tail(depth - 1 - i)) for i in range(depth)])
+    return (head.feature_norms[:-1] * after) ** 2
+
+
+def _reduced_factors(head: LinearHead) -> list[tuple[Tensor, Tensor]]:
+    """Θ_ℓ as Gram ⊗ Gram, with Z_{ℓ−1}ᵀZ_{ℓ−1} written in an orthonormal basis of the features' sample space."""
+    # every Z_ℓ is Z_{L1} times weights, so N samples reduce to n_{L1} directions without loss
+    small = torch.linalg.qr(head.features).R
+    factors = []
+    for i, w in enumerate(head.weights):
+        after = head.tail(head.depth - 1 - i)
+        factors.append((small @ small.T, after @ after.T))
+        small = small @ w.T
+    return factors
+
+
+def linear_ntk_norm_tensor(head: LinearHead) -> Tensor:
+    """‖Σ_ℓ Θ_ℓ‖_op over the linear layers, assembled densely (differentiable; small heads)."""
+    return torch.linalg.eigvalsh(sum(torch.kron(a, b) for a, b in _reduced_factors(head)))[-1]
+
+
+def linear_ntk_norm(weights: Sequence[Tensor], features: Tensor, y: Tensor) -> float:
+    """Operator norm of the tangent kernel of the linear layers together, Σ_ℓ Θ_ℓ: a floor under the whole network's.
+
+    Arguments as in :func:`~ncutils.theory.sufficient.theorem_3_1_nc1`.
+    """
+    head = as_head(weights, features, y)
+    factors = [(a.detach(), b.detach()) for a, b in _reduced_factors(head)]
+    order = len(factors[0][0]) * head.num_classes
+    if order <= DENSE_ORDER:
+        return float(torch.linalg.eigvalsh(sum(torch.kron(a, b) for a, b in factors))[-1])
+    # all blocks are positive semi-definite and share their top directions: a fixed positive start meets them
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(len(factors[0][0]), head.num_classes, generator=generator, dtype=torch.float64)
+    return largest_eigenvalue(lambda m: sum(a @ m @ b for a, b in factors), start.to(head.features.device))
+
+
+def ntk_norm(model: nn.Module, x: Tensor, steps: int = 60, tol: float = 1e-6) -> float:
+    """Largest eigenvalue of the whole network's tangent kernel Θ = JJᵀ at inputs x, all parameters together.
+
+    J is the Jacobian of the flattened outputs by the parameters; it is only ever applied (one forward-mode and one
+    reverse-mode product a Lanczos step). The model is evaluated as it stands, in its own precision.
+
+    Args:
+        model: any module whose output on ``x`` is one tensor.
+        x: inputs.
+        steps: most Lanczos steps.
+        tol: relative change at which to stop.
+    """
+    parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    buffers = dict(model.named_buffers())
+
+    def output(p):
+        return torch.func.functional_call(model, {**p, **buffers}, (x,))
+
+    value, pullback = torch.func.vjp(output, parameters)
+
+    def apply(v: Tensor) -> Tensor:
+        (back,) = pullback(v)
+        return torch.func.jvp(output, (parameters,), (back,))[1]
+
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(value.shape, generator=generator).to(value)
+    return largest_eigenvalue(apply, start, steps, tol)
+
+
+def ntk_block(weights: Sequence[Tensor], features: Tensor, y: Tensor, layer: int) -> Check:
+    """Proposition 5.3, the block: Θ_ℓ = Z_{ℓ−1}ᵀZ_{ℓ−1} ⊗ W_{L:ℓ+1}W_{L:ℓ+1}ᵀ, so ‖Θ_ℓ‖ = ‖Z_{ℓ−1}‖²‖W_{L:ℓ+1}‖².
+
+    The measured side differentiates the network with respect to W_ℓ and knows nothing of the formula.
+
+    Args:
+        weights, features, y: the linear head, as elsewhere.
+        layer: position of ℓ in the head, 1 … L2.
+    """
+    head = as_head(weights, features, y)
+    i = _position(head, layer)
+    before, rest = head.layers[i].detach(), [w.detach() for w in head.weights[i + 1 :]]
+
+    class Tail(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(head.weights[i].detach())
+
+        def forward(self, z):
+            z = z @ self.weight.T
+            for w in rest:
+                z = z @ w.T
+            return z
+
+    measured = ntk_norm(Tail(), before, steps=300, tol=1e-14)
+    return Check("Proposition 5.3 (block)", "ntk", "exact", (), measured, ntk_block_norms(head)[i], "==", 1e-8)
+
+
+def proposition_5_3_sides(head: LinearHead, position: int, ntk: Tensor | float) -> tuple[Tensor, Tensor]:
+    """(κ(W_{L:ℓ}), ‖W_ℓ‖√C/(s_K(Y) − ε1))."""
+    s = torch.linalg.svdvals(head.tail(head.depth - position))
+    gap = head.label_scale - head.eps1
+    bound = head.norms[position] * torch.as_tensor(ntk, dtype=torch.float64).sqrt() / gap
+    return s[0] / _nth(s, head.num_classes), bound if gap > 0 else gap.new_tensor(math.inf)
+
+
+def proposition_5_3(
+    weights: Sequence[Tensor], features: Tensor, y: Tensor, layer: int = 1, ntk: float | None = None
+) -> Check:
+    """Proposition 5.3: a tangent kernel with ‖Θ‖_op ≤ C conditions the head, κ(W_{L:ℓ}) ≤ ‖W_ℓ‖√C/(s_K(Y) − ε1).
+
+    Args:
+        weights, features, y: the linear head, as elsewhere.
+        layer: position of ℓ in the head, 1 … L2; 1 is the whole head A.
+        ntk: C. Default ‖Θ_ℓ‖ itself, the strongest. Descent with step η that is stable has C ≈ 2/η − λ.
+    """
+    head = as_head(weights, features, y)
+    i = _position(head, layer)
+    block = ntk_block_norms(head)[i]
+    hypotheses = [head.error_below(head.label_scale, "s_K(Y)")]
+    if ntk is not None:
+        hypotheses.append(Hypothesis("‖Θ_ℓ‖ ≤ C", block, ntk * (1 + 1e-9), "<="))
+    sides = proposition_5_3_sides(head, i, block if ntk is None else ntk)
+    return Check("Proposition 5.3", "kappa_head", "simple", tuple(hypotheses), *sides, "<=")
+
+
+def ntk_floor(head: LinearHead, form: str) -> Tensor:
+    """The floor under ‖Θ‖ that an ill-conditioned head implies, see :func:`proposition_5_3_floor`."""
+    k, depth = head.num_classes, head.depth
+    if form == "sharp":
+        total = head.eps1.new_zeros(())
+        for j in range(1, depth + 1):
+            top = head.s1 ** (2 * (j - 1)) - telescoping_error(head, j - 1, "sharp")
+            total = total + top.clamp_min(0) / (head.sK ** (2 * j) + telescoping_error(head, j, "sharp"))
+        return _nth(torch.linalg.svdvals(head.output), k) ** 2 * total
+    gap = (head.label_scale - head.eps1).clamp_min(0)
+    if form == "paper":
+        return (gap * head.kappa_head / head.radius) ** 2
+    tails = [torch.linalg.svdvals(head.tail(depth - i)) for i in range(depth)]
+    kappas = torch.stack([s[0] / _nth(s, k) for s in tails])
+    return ((gap * kappas / head.norms) ** 2).max()
+
+
+def proposition_5_3_floor(weights: Sequence[Tensor], features: Tensor, y: Tensor, form: str = "sharp") -> Check:
+    """Proposition 5.3 read backwards: an ill-conditioned head forces a large tangent kernel, hence a small step.
+
+    ‖Θ_linear‖_op ≥
+
+    * paper (reconstructed): ((s_K(Y) − ε1) κ(A)/r)²;
+    * simple: max_ℓ ((s_K(Y) − ε1) κ(W_{L:ℓ})/‖W_ℓ‖)²;
+    * sharp: s_K(f(X))² Σ_{j=1}^{L2} (s_1^{2(j−1)} − η_{j−1})_+ / (s_K^{2j} + η_j), s_i = s_i(W_L), η_j the telescoping
+      lemma's bound for j layers. For a balanced head that fits the labels: (s_K(Y)/s_1)² Σ_j κ(W_L)^{2j}.
+
+    Arguments as in :func:`~ncutils.theory.sufficient.theorem_3_1_nc1`.
+    """
+    _known_form(form, ("paper", "simple", "sharp"))
+    head = as_head(weights, features, y)
+    hypotheses = (head.full_rank(),) if form == "sharp" else (head.error_below(head.label_scale, "s_K(Y)"),)
+    measured = linear_ntk_norm(head, None, None)
+    return Check("Proposition 5.3 (floor)", "ntk", form, hypotheses, measured, ntk_floor(head, form), ">=")
+
+
+def _position(head: LinearHead, layer: int) -> int:
+    if not 1 <= layer <= head.depth:
+        raise ValueError(f"layer: got {layer}, expected 1 … {head.depth}, a position in the linear head")
+    return layer - 1
