@@ -161,12 +161,15 @@ def parse_idx(content: bytes, where: object = "IDX file") -> np.ndarray:
             raise ValueError(f"{where}: damaged gzip ({error})") from error
     if content[:3] != b"\0\0\x08" or len(content) < 4:
         raise ValueError(f"{where}: seen first bytes {content[:4].hex()!r}; expected an IDX file of bytes, 000008..")
-    axes = content[3]
-    shape = np.frombuffer(content[4 : 4 + 4 * (len(content[4 : 4 + 4 * axes]) // 4)], ">u4").tolist()
-    seen, expected = len(content) - 4 - 4 * axes, int(np.prod(shape))
-    if len(shape) != axes or seen != expected:
-        raise ValueError(f"{where}: seen {seen} bytes of data; expected {expected} for shape {tuple(shape)}")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    header = 4 + 4 * content[3]
+    if len(content) < header:
+        raise ValueError(f"{where}: seen {len(content)} bytes; expected a header of {header}")
+    shape = np.frombuffer(content[4:header], ">u4").tolist()
+    if len(content) - header != np.prod(shape):
+        raise ValueError(
+            f"{where}: seen {len(content) - header} bytes of data; expected {np.prod(shape)} for shape {tuple(shape)}"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
 def _idx_set(read: Callable[[str], bytes], where: object) -> Arrays:
@@ -222,8 +225,8 @@ def _from_torchvision_layout(name: str, root: Path, downloads: Path, progress: b
 
         kind = getattr(datasets, TORCHVISION[name])
         sets = {split: kind(root, train=split == "train", download=False) for split in ("train", "test")}
-    except (ImportError, RuntimeError) as error:
-        raise Unavailable(str(error).splitlines()[0]) from error
+    except (ImportError, RuntimeError, AssertionError, ValueError, OSError) as error:
+        raise Unavailable(repr(error).splitlines()[0]) from error
     arrays = {}
     for split, data in sets.items():
         x = np.asarray(data.data)
@@ -236,8 +239,8 @@ def _from_torchvision(name: str, root: Path, downloads: Path, progress: bool) ->
     """torchvision's addresses"""
     try:
         from torchvision import datasets
-    except ImportError as error:
-        raise Unavailable("torchvision is not installed") from error
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit this torch
+        raise Unavailable(f"torchvision cannot be imported ({error})") from error
     kind = getattr(datasets, TORCHVISION[name])
     if name == "cifar10":
         path = downloads / Path(kind.url).name
@@ -301,26 +304,30 @@ def download(urls: Sequence[str], path: Path, md5: str, progress: bool = True) -
     part = path.with_name(path.name + ".part")
     answers = []
     for url in urls:
-        try:
-            before = -1
-            while not _append(url, part, path.name, progress):
-                if part.stat().st_size <= before:
-                    raise OSError(f"the connection breaks off at byte {before}")
-                before = part.stat().st_size
-        except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
-            answers.append(f"{url}: {getattr(error, 'reason', None) or error}")
-            continue
-        seen = _md5(part)
-        if seen == md5:
-            os.replace(part, path)
-            return
-        part.unlink()
-        answers.append(f"{url}: seen MD5 {seen}; expected {md5}")
+        for _ in range(2):  # the second time from the start, if what was left does not fit with what came now
+            resumed = part.exists()
+            try:
+                before = -1
+                while not _append(url, part, path.name, progress):
+                    if part.stat().st_size <= before:
+                        raise OSError(f"the connection breaks off at byte {before}")
+                    before = part.stat().st_size
+            except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
+                answers.append(f"{url}: {getattr(error, 'reason', None) or error}")
+                break
+            seen = _md5(part)
+            if seen == md5:
+                os.replace(part, path)
+                return
+            part.unlink()
+            answers.append(f"{url}: seen MD5 {seen}; expected {md5}")
+            if not resumed:
+                break
     raise Unavailable("; ".join(answers))
 
 
 def _append(url: str, part: Path, label: str, progress: bool) -> bool:
-    """Appends to ``part`` what it lacks of ``url``; True if it is complete."""
+    """Appends to ``part`` what it lacks of ``url``; True if it is complete, False if the connection broke off."""
     from tqdm import tqdm
 
     have = part.stat().st_size if part.exists() else 0
@@ -340,9 +347,10 @@ def _append(url: str, part: Path, label: str, progress: bool) -> bool:
             part.open("ab" if have else "wb") as file,
             tqdm(total=total, initial=have, desc=label, unit="B", unit_scale=True, disable=not progress) as bar,
         ):
-            while block := response.read(1 << 16):
-                file.write(block)
-                bar.update(len(block))
+            with contextlib.suppress(ConnectionError, TimeoutError, http.client.IncompleteRead):
+                while block := response.read(1 << 16):
+                    file.write(block)
+                    bar.update(len(block))
             return total is None or file.tell() == total
 
 
