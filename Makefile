@@ -19,7 +19,7 @@ STAMP := $(VENV)/.installed-$(shell cat requirements.txt pyproject.toml | cksum 
 CHAPTERS := $(basename $(notdir $(sort $(wildcard book/[0-9]*.md))))
 LEDGER := 09_ledger
 RUN := $(PY) tools/notebook.py --profile $(PROFILE) --device $(DEVICE) --ledger $(LEDGER)
-SPHINX := $(BIN)/jupyter-book build -W -n --keep-going --all -q
+SPHINX := $(BIN)/jupyter-book build -W -n --keep-going --all -q --path-output .
 INTO ?= book
 
 # One thread for each of the JOBS notebooks: two processes of one thread beat one of two.
@@ -27,7 +27,7 @@ export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help venv book html notebooks notebook execute check test lint data paper bench url clean
+.PHONY: help venv book html linkcheck notebooks notebook execute check test lint data paper bench url clean
 
 help:
 	@echo 'make book        install into .venv, execute every notebook, build the pages, print where they are'
@@ -58,15 +58,20 @@ $(STAMP): | pyproject.toml requirements.txt
 book: venv
 	@$(PY) tools/stage.py _build/source --repo-url "$(REPO_URL)" --branch $(BRANCH)
 	@$(MAKE) execute INTO=_build/source/book
-	@$(SPHINX) _build/source --config _build/source/_config.yml --path-output .
+	@$(SPHINX) _build/source --config _build/source/_config.yml > _build/sphinx.log || { cat _build/sphinx.log; exit 1; }
 	@$(PY) tools/stage.py --prune _build/html
 	@echo "open file://$(CURDIR)/_build/html/index.html"
 
 html: venv
 	@$(PY) tools/stage.py _build/committed --committed --repo-url "$(REPO_URL)" --branch $(BRANCH)
-	@$(SPHINX) _build/committed --config _build/committed/_config.yml --path-output .
+	@$(SPHINX) _build/committed --config _build/committed/_config.yml > _build/sphinx.log || { cat _build/sphinx.log; exit 1; }
 	@$(PY) tools/stage.py --prune _build/html
 	@echo "open file://$(CURDIR)/_build/html/index.html"
+
+# Addresses in the pages, asked for one by one: needs the network.
+linkcheck: venv
+	@$(PY) tools/stage.py _build/committed --committed --repo-url "$(REPO_URL)" --branch $(BRANCH)
+	@$(BIN)/jupyter-book build _build/committed --builder linkcheck --config _build/committed/_config.yml --path-output _build/links
 
 notebooks: venv
 	@$(MAKE) execute INTO=book
