@@ -1,0 +1,404 @@
+"""ncutils.metrics against an independent NumPy reading of the definitions, closed forms, invariances and refusals."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ncutils import metrics
+
+# --- the definitions, sample by sample, sharing nothing with the library
+
+
+def np_means(z, y):
+    return np.array([sum(z[i] for i in range(len(y)) if y[i] == c) / list(y).count(c) for c in range(max(y) + 1)])
+
+
+def np_scatter(z, y):
+    means = np_means(z, y)
+    centre = sum(means) / len(means)
+    within, between = np.zeros((z.shape[1],) * 2), np.zeros((z.shape[1],) * 2)
+    for i in range(len(y)):
+        d = z[i] - means[y[i]]
+        within += np.outer(d, d) / len(y)
+    for m in means:
+        between += np.outer(m - centre, m - centre) / len(means)
+    return within, between
+
+
+def np_nc1(z, y):
+    within, between = np_scatter(z, y)
+    return np.trace(within) / np.trace(between)
+
+
+def np_nc1_pinv(z, y):
+    within, between = np_scatter(z, y)
+    values, vectors = np.linalg.eigh(between)
+    inverse = np.zeros_like(between)
+    for j in np.argsort(values)[::-1][: max(y)]:  # rank K - 1
+        if values[j] > 1e-20 * max(values):
+            inverse += np.outer(vectors[:, j], vectors[:, j]) / values[j]
+    return np.trace(within @ inverse) / (max(y) + 1)
+
+
+def np_nc1_cdnv(z, y):
+    means, classes = np_means(z, y), max(y) + 1
+    variances = []
+    for c in range(classes):
+        own = [z[i] for i in range(len(y)) if y[i] == c]
+        variances.append(sum(((v - means[c]) ** 2).sum() for v in own) / len(own))
+    pairs = [(a, b) for a in range(classes) for b in range(a)]
+    return sum((variances[a] + variances[b]) / (2 * ((means[a] - means[b]) ** 2).sum()) for a, b in pairs) / len(pairs)
+
+
+def np_nc2(z, y):
+    s = np.sqrt(np.clip(np.linalg.eigvalsh(np_means(z, y) @ np_means(z, y).T), 0, None))
+    return s.max() / s.min()
+
+
+def np_frame_distance(z, y, centred):
+    means = np_means(z, y)
+    target = np.eye(len(means))
+    if centred:
+        means = means - means.mean(0)
+        target = target - 1 / len(means)
+    gram = np.array([[a @ b for b in means] for a in means])
+    return np.sqrt(((gram / np.sqrt((gram**2).sum()) - target / np.sqrt((target**2).sum())) ** 2).sum())
+
+
+def np_nc3(z, y, w):
+    cosines = [z[i] @ w[y[i]] / np.sqrt((z[i] @ z[i]) * (w[y[i]] @ w[y[i]])) for i in range(len(y))]
+    return sum(cosines) / len(y)
+
+
+def np_nc4(z, y, w):
+    means = np_means(z, y)
+    same = 0
+    for row in z:
+        by_network = max(range(len(w)), key=lambda c: w[c] @ row)
+        by_mean = min(range(len(w)), key=lambda c: ((row - means[c]) ** 2).sum())
+        same += by_network == by_mean
+    return same / len(y)
+
+
+def np_norm(m):
+    return math.sqrt(max(np.linalg.eigvalsh(m.T @ m)))
+
+
+def np_balancedness(a, b, kind):
+    d = b.T @ b - a @ a.T
+    if kind == "fro":
+        return math.sqrt((d**2).sum())
+    return np_norm(d) / (1 if kind == "op" else max(np_norm(a), np_norm(b)) ** 2)
+
+
+def np_negativity(z):
+    return np_norm(np.where(z < 0, z, 0)) / np_norm(z)
+
+
+FEATURE_METRICS = {
+    "nc1": (metrics.nc1, np_nc1),
+    "nc1 pinv": (lambda z, y: metrics.nc1(z, y, "pinv"), np_nc1_pinv),
+    "nc1 cdnv": (lambda z, y: metrics.nc1(z, y, "cdnv"), np_nc1_cdnv),
+    "nc2": (metrics.nc2, np_nc2),
+    "nc2 etf": (lambda z, y: metrics.nc2(z, y, "etf"), lambda z, y: np_frame_distance(z, y, True)),
+    "nc2 orthogonal": (lambda z, y: metrics.nc2(z, y, "orthogonal"), lambda z, y: np_frame_distance(z, y, False)),
+}
+UNEVEN = torch.tensor([0] * 7 + [1] * 1 + [2] * 12 + [3] * 3)  # class 1 has a single sample
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def close(ours, theirs, tolerance=1e-9):
+    torch.testing.assert_close(
+        torch.as_tensor(ours, dtype=torch.float64),
+        torch.as_tensor(theirs, dtype=torch.float64),
+        rtol=tolerance,
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("dim", [2, 6, 40], ids=["narrower-than-K", "d=6", "wider-than-N"])
+@pytest.mark.parametrize("name", FEATURE_METRICS)
+def test_features_against_the_definition(name, dim):
+    ours, theirs = FEATURE_METRICS[name]
+    z = draw(3, 2, len(UNEVEN), dim) + 0.5
+    order = torch.randperm(len(UNEVEN), generator=torch.Generator().manual_seed(1))
+    labels = UNEVEN[order]
+    value = ours(z, labels)
+    assert value.shape == (3, 2) and value.dtype == torch.float64
+    for i in range(3):
+        for j in range(2):
+            if name == "nc2" and dim < 4:
+                assert value[i, j] == torch.inf
+            else:
+                close(value[i, j], theirs(z[i, j].numpy(), labels.tolist()))
+
+
+def test_class_means_against_the_definition():
+    z = draw(2, len(UNEVEN), 5)
+    means = metrics.class_means(z, UNEVEN)
+    for run in range(2):
+        close(means[run], np_means(z[run].numpy(), UNEVEN.tolist()))
+
+
+@pytest.mark.parametrize("name", ["nc3", "nc4"])
+def test_last_layer_against_the_definition(name):
+    z, w = draw(3, len(UNEVEN), 6), draw(3, 4, 6, seed=1)
+    value = getattr(metrics, name)(z, UNEVEN, w)
+    reference = {"nc3": np_nc3, "nc4": np_nc4}[name]
+    close(value, [reference(z[r].numpy(), UNEVEN.tolist(), w[r].numpy()) for r in range(3)])
+    shared = getattr(metrics, name)(z, UNEVEN, w[0])  # one last layer for every run
+    close(shared, [reference(z[r].numpy(), UNEVEN.tolist(), w[0].numpy()) for r in range(3)])
+
+
+@pytest.mark.parametrize("kind", ["op", "fro", "relative"])
+@pytest.mark.parametrize("shape", [(5, 5, 5), (3, 7, 2), (7, 3, 8)])
+def test_balancedness_against_the_definition(kind, shape):
+    p, m, n = shape
+    a, b = draw(4, m, n), draw(4, p, m, seed=1)
+    value = metrics.balancedness(a, b, kind)
+    close(value, [np_balancedness(a[r].numpy(), b[r].numpy(), kind) for r in range(4)])
+
+
+@pytest.mark.parametrize("shape", [(9, 4), (4, 9), (1, 1)])
+def test_negativity_and_operator_norm_against_the_definition(shape):
+    z = draw(3, *shape) - 0.3
+    close(metrics.negativity(z), [np_negativity(m.numpy()) for m in z], 1e-7)
+    close(metrics.operator_norm(z), [np_norm(m.numpy()) for m in z], 1e-7)
+    close(metrics.operator_norm(z), torch.linalg.matrix_norm(z, 2), 1e-9)
+
+
+def test_condition_number():
+    m = draw(2, 6, 4)
+    s = np.linalg.svd(m.numpy(), compute_uv=False)
+    close(metrics.condition_number(m), s[:, 0] / s[:, 3])
+    close(metrics.condition_number(m, rank=2), s[:, 0] / s[:, 1])
+    assert metrics.condition_number(m, rank=5).tolist() == [torch.inf] * 2  # it has only four singular values
+    close(metrics.condition_number(torch.diag(torch.tensor([6.0, -3.0, 1.0]))), 6.0)
+    singular = torch.outer(torch.arange(1.0, 4.0), torch.arange(1.0, 4.0))
+    assert metrics.condition_number(singular) == torch.inf
+    assert metrics.condition_number(torch.zeros(3, 3)) == torch.inf
+
+
+# --- closed forms
+
+
+def collapsed(means, per_class=3):
+    """Every sample equal to its class mean."""
+    labels = torch.arange(len(means)).repeat_interleave(per_class)
+    return means.double()[labels], labels
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_orthogonal_frame(classes):
+    z, y = collapsed(5 * torch.linalg.qr(draw(classes + 3, classes))[0].T)
+    for kind in ("trace", "pinv", "cdnv"):
+        close(metrics.nc1(z, y, kind), 0.0)
+    close(metrics.nc2(z, y), 1.0)
+    close(metrics.nc2(z, y, "orthogonal"), 0.0)
+    # Centring an orthogonal frame gives a simplex frame.
+    close(metrics.nc2(z, y, "etf"), 0.0)
+    w = metrics.class_means(z, y)
+    close(metrics.nc3(z, y, 0.1 * w), 1.0)
+    close(metrics.nc4(z, y, 0.1 * w), 1.0)
+    close(metrics.nc3(z, y, -w), -1.0)
+    close(metrics.nc4(z, y, w.roll(1, 0)), 0.0)
+
+
+@pytest.mark.parametrize("classes", [3, 10])
+def test_simplex_frame(classes):
+    z, y = collapsed(torch.eye(classes, dtype=torch.float64) - 1 / classes)
+    close(metrics.nc2(z, y, "etf"), 0.0)
+    assert metrics.nc2(z, y) == torch.inf  # a simplex frame spans K - 1 dimensions only
+    # <I - J/K, I>/(|I - J/K| |I|) = sqrt((K-1)/K), and both matrices have norm 1 in the metric.
+    close(metrics.nc2(z, y, "orthogonal"), math.sqrt(2 - 2 * math.sqrt((classes - 1) / classes)))
+
+
+def test_nc1_of_two_classes_on_a_line():
+    # Means 0 and 2 (centre 1, S_B = 1), deviations ±1/2 and ±1 (variances 1/4 and 1, S_W = 5/8).
+    z = torch.tensor([-0.5, 0.5, 1.0, 3.0]).view(4, 1)
+    y = torch.tensor([0, 0, 1, 1])
+    close(metrics.nc1(z, y), 5 / 8)
+    close(metrics.nc1(z, y, "pinv"), 5 / 16)
+    close(metrics.nc1(z, y, "cdnv"), (1 / 4 + 1) / (2 * 4))
+
+
+def test_pinv_does_not_invert_rounding_noise():
+    # Far from the origin the rounding of the means fills the direction that centring has emptied.
+    z = draw(len(UNEVEN), 9)
+    near, far = (metrics.nc1(z + offset, UNEVEN, "pinv") for offset in (0.0, 1e7))
+    close(far, near, 1e-6)
+
+
+def test_coinciding_means_are_infinitely_far_from_collapse():
+    z = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    y = torch.tensor([0, 0, 1, 1])
+    for kind in ("trace", "pinv", "cdnv"):
+        assert metrics.nc1(z, y, kind) == torch.inf
+
+
+def test_negativity_ends():
+    positive = draw(6, 4).abs() + 0.1
+    assert metrics.negativity(positive) == 0
+    close(metrics.negativity(-positive), 1.0)
+    # diag(1, -2): the negative part is diag(0, -2) and carries the whole norm.
+    close(metrics.negativity(torch.diag(torch.tensor([1.0, -2.0]))), 1.0)
+    close(metrics.negativity(torch.diag(torch.tensor([2.0, -1.0]))), 0.5)
+
+
+def test_balanced_layers():
+    u, v = torch.linalg.qr(draw(4, 4))[0], torch.linalg.qr(draw(6, 6))[0]
+    s = torch.tensor([3.0, 2.0, 1.0, 0.5], dtype=torch.float64)
+    first, second = u @ torch.diag(s) @ v[:4], torch.linalg.qr(draw(4, 4, seed=2))[0] @ torch.diag(s) @ u.T
+    for kind in ("op", "fro", "relative"):
+        close(metrics.balancedness(first, second, kind), 0.0)
+    # Doubling the outer layer leaves 4 S^2 - S^2 = 3 S^2.
+    close(metrics.balancedness(first, 2 * second), 27.0)
+    close(metrics.balancedness(first, 2 * second, "fro"), 3 * float(s.pow(4).sum().sqrt()))
+    close(metrics.balancedness(first, 2 * second, "relative"), 27 / 36)
+
+
+# --- invariances
+
+SAMPLES = st.integers(0, 2**31)
+
+
+def random_case(seed):
+    generator = torch.Generator().manual_seed(seed)
+    number = lambda low, high: int(torch.randint(low, high, (), generator=generator))  # noqa: E731
+    classes, dim = number(2, 6), number(1, 8)
+    labels = torch.cat([torch.full((number(1, 6),), c) for c in range(classes)])
+    labels = labels[torch.randperm(len(labels), generator=generator)]
+    z = torch.randn(len(labels), dim, dtype=torch.float64, generator=generator) + 1
+    w = torch.randn(classes, dim, dtype=torch.float64, generator=generator)
+    return generator, z, labels, w
+
+
+def every_value(z, labels, w):
+    values = {name: ours(z, labels) for name, (ours, _) in FEATURE_METRICS.items()}
+    return values | {"nc3": metrics.nc3(z, labels, w), "nc4": metrics.nc4(z, labels, w)}
+
+
+def assert_same(before, after):
+    for name in before:
+        # Conditioned badly, a ratio keeps fewer digits: compare where it is not at rounding level.
+        if before[name] < 1e6:
+            close(after[name], before[name], 1e-6)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(SAMPLES)
+def test_rotation_changes_nothing(seed):
+    generator, z, y, w = random_case(seed)
+    q = torch.linalg.qr(torch.randn(z.shape[1], z.shape[1], dtype=torch.float64, generator=generator))[0]
+    assert_same(every_value(z, y, w), every_value(z @ q, y, w @ q))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(SAMPLES, st.floats(1e-3, 1e3))
+def test_scale_changes_nothing(seed, scale):
+    _, z, y, w = random_case(seed)
+    assert_same(every_value(z, y, w), every_value(scale * z, y, 3 * w))
+    close(metrics.negativity(scale * z), metrics.negativity(z), 1e-6)
+    close(metrics.condition_number(scale * w), metrics.condition_number(w), 1e-6)
+    close(metrics.balancedness(scale * w, scale * w.T), scale**2 * metrics.balancedness(w, w.T), 1e-6)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(SAMPLES)
+def test_order_of_classes_and_samples_changes_nothing(seed):
+    generator, z, y, w = random_case(seed)
+    renamed = torch.randperm(len(w), generator=generator)  # class c becomes renamed[c]
+    shuffled = torch.randperm(len(y), generator=generator)
+    renamed_w = torch.empty_like(w)
+    renamed_w[renamed] = w
+    assert_same(every_value(z, y, w), every_value(z[shuffled], renamed[y][shuffled], renamed_w))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(SAMPLES)
+def test_ranges(seed):
+    _, z, y, w = random_case(seed)
+    values = every_value(z, y, w)
+    assert all(not torch.isnan(v) for v in values.values())
+    assert values["nc1"] >= 0 and values["nc1 cdnv"] >= 0 and values["nc1 pinv"] >= 0 and values["nc2"] >= 1
+    assert -1 - 1e-12 <= values["nc3"] <= 1 + 1e-12 and 0 <= values["nc4"] <= 1
+    assert 0 <= metrics.negativity(z) <= 1 + 1e-12 and metrics.condition_number(z) >= 1
+    assert 0 <= metrics.balancedness(w, w.T, "relative") <= 1 + 1e-12
+
+
+def test_float32_is_judged_in_float64():
+    # Two features that float32 tells apart, whose squares it does not.
+    z = torch.tensor([[1.0, 0.0], [1.0 + 2**-20, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    y = torch.tensor([0, 0, 1, 1])
+    close(metrics.nc1(z, y), np_nc1(z.double().numpy(), y.tolist()))
+    assert metrics.nc1(z, y).dtype == torch.float64
+
+
+def test_gradients_are_not_tracked_and_inputs_not_changed():
+    z = draw(len(UNEVEN), 5).requires_grad_()
+    before = z.detach().clone()
+    assert not metrics.nc1(z, UNEVEN).requires_grad
+    assert torch.equal(z, before)
+
+
+# --- refusals: each names its argument
+
+Z, Y, W = draw(len(UNEVEN), 5), UNEVEN, draw(4, 5)
+SINGLE = torch.zeros(len(UNEVEN), dtype=torch.int64)
+NAN, INF = Z.clone(), Z.clone()
+NAN[3, 2], INF[0, 0] = torch.nan, torch.inf
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: metrics.class_means(Z.numpy(), Y), "features must be a torch tensor; got ndarray"),
+        (lambda: metrics.class_means(Z[:0], Y[:0]), "features must not be empty; got shape (0, 5)"),
+        (lambda: metrics.class_means(Z.to(torch.complex128), Y), "features must be real; got torch.complex128"),
+        (lambda: metrics.class_means(NAN, Y), "features must be finite; got 1 NaN or infinite of 115 values"),
+        (lambda: metrics.nc1(INF, Y), "features must be finite; got 1 NaN or infinite of 115 values"),
+        (lambda: metrics.class_means(Z[0], Y), "features must be (..., N, d); got shape (5,)"),
+        (lambda: metrics.class_means(Z, Y.tolist()), "labels must be an integer tensor (N,); got list"),
+        (lambda: metrics.class_means(Z, Y.double()), "labels must be an integer tensor (N,); got torch.float64"),
+        (lambda: metrics.class_means(Z, Y > 1), "labels must be an integer tensor (N,); got torch.bool"),
+        (lambda: metrics.class_means(Z, Y[1:]), "labels must be (N,) with N = 23"),
+        (
+            lambda: metrics.class_means(Z, Y + 1),
+            "labels must be 0..K-1 with every class present; got the classes [1,",
+        ),
+        (lambda: metrics.class_means(Z, 2 * Y), "got the classes [0, 2, 4, 6]"),
+        (lambda: metrics.class_means(Z, Y - 1), "got the classes [-1, 0, 1, 2]"),
+        (lambda: metrics.nc1(Z, Y, "trance"), "kind must be one of 'trace', 'pinv', 'cdnv'; got 'trance'"),
+        (lambda: metrics.nc2(Z, Y, "gram"), "kind must be one of 'condition', 'etf', 'orthogonal'; got 'gram'"),
+        (lambda: metrics.nc1(Z, SINGLE), "labels must name at least 2 classes; got 1"),
+        (lambda: metrics.nc2(Z, SINGLE), "labels must name at least 2 classes; got 1"),
+        (lambda: metrics.nc3(Z, Y, W[:3]), "weight must be (..., K, d) = (..., 4, 5); got (3, 5)"),
+        (lambda: metrics.nc4(Z, Y, W[:, :4]), "weight must be (..., K, d) = (..., 4, 5); got (4, 4)"),
+        (lambda: metrics.nc3(Z, Y, W[0]), "weight must be (..., K, d)"),
+        (lambda: metrics.nc4(Z, Y, W * torch.nan), "weight must be finite; got 20"),
+        (lambda: metrics.balancedness(W, W, "ops"), "kind must be one of 'op', 'fro', 'relative'; got 'ops'"),
+        (
+            lambda: metrics.balancedness(W, W),
+            "must be (..., p, m) for weight (..., m, n); got weight (4, 5), next_weight (4, 5)",
+        ),
+        (lambda: metrics.balancedness(W[0], W), "next_weight must be (..., p, m)"),
+        (lambda: metrics.balancedness(W, W.T / 0), "next_weight must be finite"),
+        (lambda: metrics.balancedness(W / 0, W.T), "weight must be finite"),
+        (lambda: metrics.negativity(Z[0]), "preactivations must be (..., N, d); got shape (5,)"),
+        (lambda: metrics.negativity(NAN), "preactivations must be finite; got 1"),
+        (lambda: metrics.condition_number(Z[0]), "matrix must be (..., m, n); got shape (5,)"),
+        (lambda: metrics.condition_number(Z, rank=0), "rank must be at least 1; got 0"),
+        (lambda: metrics.condition_number(NAN), "matrix must be finite; got 1"),
+    ],
+)
+def test_refusals(call, words):
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert words in str(caught.value)
