@@ -1,5 +1,6 @@
 """Every numbered statement of the theory as a function that returns a :class:`Check`, in float64."""
 
+from ncutils.theory.attack import Attack, attack, random_head
 from ncutils.theory.certificate import Certificate, certify, linear_head
 from ncutils.theory.checks import Check, Hypothesis, to_frame
 from ncutils.theory.conditioning import (
@@ -27,10 +28,12 @@ from ncutils.theory.sufficient import (
 )
 
 __all__ = [
+    "Attack",
     "Certificate",
     "Check",
     "Hypothesis",
     "LinearHead",
+    "attack",
     "certify",
     "excess",
     "layer_conditioning",
@@ -43,6 +46,7 @@ __all__ = [
     "proposition_5_1",
     "proposition_5_3",
     "proposition_5_3_floor",
+    "random_head",
     "schatten",
     "telescoping",
     "theorem_3_1_conditioning",

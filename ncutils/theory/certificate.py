@@ -183,7 +183,7 @@ def linear_head(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 200
     """Find the linear head of a model and the features entering it.
 
     Returns:
-        ``(weights, features, names)``: the weights first to last, float64, the features ``(N, n)`` and the layers' names.
+        ``(weights, features, names)``: float64 weights, first to last, the features ``(N, n)`` and the layers' names.
 
     Raises:
         ValueError: as :func:`certify`.

@@ -80,6 +80,7 @@ class Check:
         bound: the right side; infinite or NaN where the statement leaves it undefined.
         sense: ``"<="``, ``">="`` or ``"=="``.
         tolerance: slack relative to the larger side, for rounding only.
+        rounding: absolute slack, the size of a difference of float64 numbers that would be 0 in exact arithmetic.
     """
 
     statement: str
@@ -90,6 +91,7 @@ class Check:
     bound: float
     sense: str
     tolerance: float = RELATIVE_TOLERANCE
+    rounding: float = 0.0
 
     def __post_init__(self):
         if self.form not in _FORMS:
@@ -99,6 +101,7 @@ class Check:
         object.__setattr__(self, "hypotheses", tuple(self.hypotheses))
         object.__setattr__(self, "measured", _as_float(self.measured))
         object.__setattr__(self, "bound", _as_float(self.bound))
+        object.__setattr__(self, "rounding", _as_float(self.rounding))
 
     @property
     def hypotheses_met(self) -> bool:
@@ -113,7 +116,7 @@ class Check:
         if math.isnan(m) or math.isnan(b):
             return False
         finite = [abs(v) for v in (m, b) if math.isfinite(v)]
-        slack = self.tolerance * max(finite, default=0.0)
+        slack = self.tolerance * max(finite, default=0.0) + self.rounding
         if self.sense == "<=":
             return m <= b + slack
         if self.sense == ">=":

@@ -35,6 +35,8 @@ __all__ = [
 
 # Below this ratio s_K/s_1 a float64 matrix has no trustworthy K-th singular value: it counts as rank-deficient.
 RANK_THRESHOLD = 1e-12
+# Quantities that vanish in exact arithmetic (NC1 and imbalance at exact collapse) come out at this relative size.
+ROUNDING = 1e-13
 
 
 def op_norm(matrix: Tensor) -> Tensor:
@@ -276,7 +278,8 @@ def telescoping(weights: Sequence[Tensor], count: int | None = None, form: str =
     # the lemma needs no data; one sample a class and zero features complete a LinearHead
     head = LinearHead(weights, weights[0].new_zeros(classes, weights[0].shape[1]), torch.arange(classes))
     measured, bound = telescoping_sides(head, count, form)
-    return Check("Telescoping lemma", "telescoping", form, (), measured, bound, "<=")
+    rounding = ROUNDING * float(head.norms.max()) ** (2 * count)
+    return Check("Telescoping lemma", "telescoping", form, (), measured, bound, "<=", rounding=rounding)
 
 
 def telescoping_sides(head: LinearHead, count: int, form: str) -> tuple[Tensor, Tensor]:
@@ -334,7 +337,8 @@ def theorem_3_1_nc1(weights: Sequence[Tensor], features: Tensor, y: Tensor, form
         "simple": lambda: (head.error_below(head.label_scale, "s_K(Y)"),),
         "sharp": lambda: (head.full_rank(), head.error_below(math.sqrt((k - 1) * n / k), "√((K−1)N/K)")),
     }[form]()
-    return Check("Theorem 3.1 (NC1)", "nc1", form, hypotheses, *nc1_sides(head, form), "<=")
+    rounding = (ROUNDING * float(head.kappa_last)) ** 2
+    return Check("Theorem 3.1 (NC1)", "nc1", form, hypotheses, *nc1_sides(head, form), "<=", rounding=rounding)
 
 
 def _paper_slack_and_floor(head: LinearHead) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,140 @@
+"""Trying to break an inequality: gradient ascent on how much of its bound an instance uses up.
+
+A check on random instances says little, since random instances are rarely near equality. :func:`attack` starts from
+one and climbs; an inequality that is false, or whose constant is too small, does not survive it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Attack", "attack", "random_head"]
+
+
+@dataclass(frozen=True, eq=False)
+class Attack:
+    """What :func:`attack` found.
+
+    Attributes:
+        ratio: the largest smaller-over-larger side met; above 1 the inequality is false.
+        start: the best ratio among the starting points, before any ascent.
+        history: best ratio so far, one a step, over all restarts.
+        instance: the tensors at which ``ratio`` was met.
+    """
+
+    ratio: float
+    start: float
+    history: tuple[float, ...]
+    instance: tuple[Tensor, ...]
+
+
+def attack(
+    sides: Callable[..., tuple[Tensor, Tensor]],
+    start: Callable[[torch.Generator], Sequence[Tensor]],
+    *,
+    restarts: int = 4,
+    steps: int = 200,
+    lr: float = 0.03,
+    seed: int = 0,
+) -> Attack:
+    """Maximise small/large over instances of the inequality ``small <= large``.
+
+    Args:
+        sides: takes the instance's tensors, returns ``(small, large)``, both positive and differentiable. Where a
+            hypothesis fails it should return an infinite ``large``: that ends the climb, it is not a violation.
+        start: draws an instance from a generator.
+        restarts: climbs, each from its own instance.
+        steps: steps of Adam a climb, with a step size that falls to 0 along a cosine.
+        lr: first step size.
+        seed: of all the draws.
+    """
+    best, first, history, instance = -math.inf, -math.inf, [], ()
+    for restart in range(restarts):
+        generator = torch.Generator().manual_seed(1000 * seed + restart)
+        point = [p.detach().double() for p in start(generator)]
+        # Adam by hand: importing torch.optim costs more seconds than a whole climb takes
+        mean, square = ([torch.zeros_like(p) for p in point] for _ in range(2))
+        shrink, inside = 1.0, None
+        for step in range(steps + 1):
+            ratio, gradient = _log_gradient(sides, point)
+            if gradient is not None:
+                if step == 0:
+                    first = max(first, ratio)
+                if ratio > best:
+                    best, instance = ratio, tuple(point)
+                history.append(best)
+                inside = point, gradient
+            elif inside is None:
+                break
+            else:  # stepped out of the hypotheses: back to the last point inside, with a smaller step
+                shrink *= 0.3
+                point, gradient = inside
+            rate = shrink * lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+            mean = [0.9 * m + 0.1 * g for m, g in zip(mean, gradient, strict=True)]
+            square = [0.999 * s + 0.001 * g * g for s, g in zip(square, gradient, strict=True)]
+            first_moment, second_moment = 1 - 0.9 ** (step + 1), 1 - 0.999 ** (step + 1)
+            point = [
+                p + rate * (m / first_moment) / ((s / second_moment).sqrt() + 1e-12)
+                for p, m, s in zip(point, mean, square, strict=True)
+            ]
+    return Attack(best, first, tuple(history), instance)
+
+
+def _log_gradient(sides, point: list[Tensor]) -> tuple[float, list[Tensor] | None]:
+    """small/large at a point and the gradient of its logarithm; None where there is none."""
+    parameters = [p.clone().requires_grad_() for p in point]
+    small, large = sides(*parameters)
+    ratio = float(small.detach() / large.detach())
+    if not (math.isfinite(ratio) and ratio > 0):
+        return ratio, None
+    gradient = torch.autograd.grad(small.log() - large.log(), parameters, allow_unused=True)
+    gradient = [torch.zeros_like(p) if g is None else g for p, g in zip(point, gradient, strict=True)]
+    # two equal singular values have no gradient
+    return ratio, gradient if all(torch.isfinite(g).all() for g in gradient) else None
+
+
+def random_head(
+    generator: torch.Generator,
+    num_classes: int = 3,
+    num_linear: int = 3,
+    samples_per_class: int = 3,
+    extra_width: int = 2,
+    noise: float = 0.05,
+    spread: tuple[float, float] = (0.3, 2.3),
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """A linear head near balance and near interpolation: ``(weights, features, y)``, float64.
+
+    Balanced layers share one set of singular values, drawn from ``spread``, and neighbouring singular bases; the
+    features are the least that the head maps to the labels. Then ``noise`` times a Gaussian is added to everything.
+
+    Args:
+        generator: source of all draws.
+        num_classes: K.
+        num_linear: L2.
+        samples_per_class: N/K.
+        extra_width: every inner width is K plus this.
+        noise: distance from balance and interpolation.
+        spread: least and largest singular value drawn.
+    """
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    k, inner = num_classes, num_classes + extra_width
+    low, high = spread
+    values = low + (high - low) * torch.rand(k, generator=generator, dtype=torch.float64)
+    bases = [torch.linalg.qr(normal(width, k)).Q for width in (inner,) * num_linear + (k,)]
+    weights = [(b * values) @ a.T for a, b in itertools.pairwise(bases)]
+    product = weights[0]
+    for w in weights[1:]:
+        product = w @ product
+    y = torch.arange(k).repeat_interleave(samples_per_class)
+    features = torch.linalg.pinv(product).T[y]
+    weights = [w + noise * normal(*w.shape) for w in weights]
+    return weights, features + noise * normal(*features.shape), y

@@ -1,0 +1,100 @@
+"""Hypothesis and Check: what counts as met, held, undefined."""
+
+import math
+
+import pytest
+import torch
+
+from ncutils.theory import Check, Hypothesis, to_frame
+
+
+def check(measured, bound, sense="<=", hypotheses=(), **keywords):
+    return Check("Statement 0", "nc1", "sharp", hypotheses, measured, bound, sense, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("value", "sense", "threshold", "expected"),
+    [(1, "<", 1, False), (1, "<=", 1, True), (1, ">", 1, False), (1, ">=", 1, True), (math.nan, "<=", 1, False)],
+)
+def test_hypothesis_is_exact(value, sense, threshold, expected):
+    assert Hypothesis("h", value, threshold, sense).holds is expected
+
+
+@pytest.mark.parametrize(
+    ("measured", "sense", "bound", "expected"),
+    [
+        (1.0, "<=", 2.0, True),
+        (2.0, "<=", 1.0, False),
+        (1.0, "<=", math.inf, True),
+        (math.inf, "<=", 1.0, False),
+        (0.5, ">=", -1.0, True),
+        (-2.0, ">=", -1.0, False),
+        (1.0, "==", 1.0, True),
+        (1.0, "==", 1.001, False),
+        (math.nan, "<=", 1.0, False),
+        (1.0, "<=", math.nan, False),
+    ],
+)
+def test_holds(measured, sense, bound, expected):
+    assert check(measured, bound, sense).holds is expected
+
+
+def test_tolerance_forgives_rounding_only():
+    assert check(1 + 1e-10, 1.0).holds
+    assert check(1 + 1e-8, 1.0).holds is False
+    assert check(1 + 1e-8, 1.0, tolerance=1e-7).holds
+
+
+def test_unmet_hypothesis_says_nothing():
+    failing = Hypothesis("ε1 small", 2.0, 1.0, "<")
+    c = check(5.0, 1.0, hypotheses=(failing,))
+    assert c.hypotheses_met is False
+    assert c.holds is None
+    assert "says nothing" in str(c)
+    assert "NOT met" in str(c)
+
+
+@pytest.mark.parametrize(
+    ("measured", "sense", "bound", "ratio"),
+    [
+        (1.0, "<=", 2.0, 0.5),
+        (2.0, ">=", 1.0, 0.5),
+        (2.0, ">=", -1.0, -0.5),
+        (-1.0, ">=", -2.0, 0.5),
+        (-1.0, ">=", 2.0, math.inf),
+        (0.0, "<=", 0.0, 1.0),
+        (-2.0, "<=", -1.0, 0.5),
+        (1.0, "<=", math.inf, 0.0),
+    ],
+)
+def test_ratio_is_at_most_one_exactly_when_it_holds(measured, sense, bound, ratio):
+    c = check(measured, bound, sense)
+    assert c.ratio == ratio
+    assert (c.ratio <= 1) == c.holds
+
+
+def test_numbers_become_floats():
+    c = check(torch.tensor(1.0, dtype=torch.float64), torch.tensor(2.0))
+    assert type(c.measured) is float
+    assert type(c.bound) is float
+
+
+def test_frame_keeps_none():
+    frame = to_frame([check(1.0, 2.0), check(1.0, 2.0, hypotheses=(Hypothesis("h", 1, 0, "<"),))])
+    columns = ["statement", "quantity", "form", "measured", "bound", "sense", "hypotheses_met", "holds"]
+    assert list(frame.columns) == columns
+    assert frame["holds"].tolist() == [True, None]
+
+
+def test_html_escapes():
+    html = check(1.0, 2.0, hypotheses=(Hypothesis("a < b & c", 1.0, 2.0, "<"),))._repr_html_()
+    assert "a &lt; b &amp; c" in html
+
+
+def test_errors_name_the_argument():
+    with pytest.raises(ValueError, match="sense"):
+        Hypothesis("h", 1, 2, "==")
+    with pytest.raises(ValueError, match="sense"):
+        check(1, 2, "<")
+    with pytest.raises(ValueError, match="form"):
+        Check("s", "nc1", "rough", (), 1, 2, "<=")
