@@ -26,6 +26,8 @@ INTO ?= book
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export PYTHONUNBUFFERED = 1
+# This checkout's library, whatever the environment was installed from.
+export PYTHONPATH := $(CURDIR)
 
 .PHONY: help venv book html linkcheck notebooks notebook execute check test lint data paper bench url clean
 

@@ -505,8 +505,9 @@ def plan(names: list[str], settings: Settings, jobs: int = 1, force: bool = Fals
         text + "".join(f"\n  {name}: {f'{c:.0f} s' if c else 'not timed'}" for name, c in costs.items()),
         file=sys.stderr,
     )
-    order = sorted(names, key=lambda name: -(costs.get(name, 0.0) or 1e9) if name in costs else 0.0)
-    return " ".join(order)
+    # Make starts them in this order: those never timed first, then the longest; the ledger waits for all the others.
+    longest_first = sorted(names, key=lambda name: -(costs[name] or 1e9) if name in costs else 0.0)
+    return " ".join(sorted(longest_first, key=lambda name: name == settings.ledger))
 
 
 def differences(name: str, settings: Settings) -> list[str]:
