@@ -1,0 +1,221 @@
+"""ncutils.networks: stacked runs equal single ones, seeds, initialisation, layout, the smooth activation."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ncutils.networks import MLP, ResNet20, Smooth, smooth, smooth_derivative
+
+
+def inputs(*shape, dtype=torch.float64):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(7))
+
+
+def mlp(**changes):
+    arguments = {"num_nonlinear": 2, "num_linear": 2, "width": 6, "seeds": (3, 1, 4), "dtype": torch.float64}
+    return MLP(5, 3, **(arguments | changes))
+
+
+def resnet(**changes):
+    arguments = {"num_nonlinear": 1, "num_linear": 2, "width": 8, "seeds": (3, 1), "dtype": torch.float64}
+    return ResNet20(2, 3, **(arguments | changes))
+
+
+# --- many runs in one network
+
+
+@pytest.mark.parametrize("activation", ["relu", "smooth"])
+def test_stacked_forward_equals_sequential_and_numpy(activation):
+    network, x = mlp(activation=activation), inputs(9, 5)
+    layers = network.layers(x)
+    assert network(x).shape == (3, 9, 3) and torch.equal(network(x), layers.post[-1])
+    for run in range(3):
+        torch.testing.assert_close(network(x)[run], network.sequential(run)(x), rtol=1e-12, atol=1e-12)
+        z = x.numpy()
+        for index, weight in enumerate(network.weights):
+            pre = z @ weight[run].detach().numpy().T
+            z = pre
+            if index < 2:
+                z = torch.relu(torch.as_tensor(pre)) if activation == "relu" else smooth(torch.as_tensor(pre), 0.5)
+                z = z.numpy()
+            torch.testing.assert_close(layers.pre[index][run].detach(), torch.as_tensor(pre), rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(layers.post[index][run].detach(), torch.as_tensor(z), rtol=1e-12, atol=1e-12)
+
+
+def test_inputs_of_their_own_for_every_run():
+    network, x = mlp(), inputs(3, 9, 5)
+    for run in range(3):
+        torch.testing.assert_close(network(x)[run], network.sequential(run)(x[run]), rtol=1e-12, atol=1e-12)
+
+
+def test_a_run_is_a_copy():
+    network, x = mlp(), inputs(9, 5)
+    one = network.run(1)
+    assert (one.num_runs, one.seeds, one.num_layers, one.sizes) == (1, (1,), 4, network.sizes)
+    assert isinstance(one, MLP) and torch.allclose(one(x)[0], network(x)[1], rtol=1e-12)
+    assert len(list(one.parameters())) == 4 and len(list(network.parameters())) == 4
+    before = network(x)[1].clone()
+    with torch.no_grad():
+        for weight in one.weights:
+            weight.zero_()
+        for module in network.sequential(1):
+            if isinstance(module, nn.Linear):
+                module.weight.zero_()
+    assert torch.equal(network(x)[1], before)
+
+
+@pytest.mark.parametrize("make", [mlp, resnet])
+def test_state_moves_with_a_run(make):
+    network = make()
+    one, other = network.run(1), make(seeds=(9,))
+    assert not any(torch.equal(a, b) for a, b in zip(one.weights, other.weights, strict=True))
+    other.load_state_dict(one.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_head_and_counts():
+    network = mlp(num_nonlinear=3, num_linear=2)
+    assert (network.num_layers, network.num_nonlinear, network.num_linear, network.num_runs) == (5, 3, 2, 3)
+    assert [w.shape for w in network.weights] == [(3, 6, 5), (3, 6, 6), (3, 6, 6), (3, 6, 6), (3, 3, 6)]
+    assert [w is v for w, v in zip(network.head, list(network.weights)[3:], strict=True)] == [True, True]
+    assert network.sizes == (5, 6, 6, 6, 6, 3)
+    assert mlp(widths=(7, 4, 9)).sizes == (5, 7, 4, 9, 3)
+    linear = mlp(num_nonlinear=0, num_linear=1)
+    assert linear.sizes == (5, 3) and len(linear.sequential()) == 1
+
+
+# --- seeds and initialisation
+
+
+def test_a_run_depends_on_its_seed_alone():
+    together, alone = mlp(seeds=(3, 1, 4)), mlp(seeds=(4,))
+    assert all(torch.equal(a[2], b[0]) for a, b in zip(together.weights, alone.weights, strict=True))
+    assert not any(torch.equal(w[0], w[1]) for w in together.weights)
+    single = mlp(seeds=(4,), dtype=torch.float32)  # one seed, one network, whatever the precision
+    assert all(torch.equal(a.float(), b) for a, b in zip(alone.weights, single.weights, strict=True))
+
+
+@pytest.mark.parametrize("make", [mlp, resnet])
+def test_the_global_generator_is_left_alone(make):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    first = make()
+    assert torch.equal(torch.rand(3), expected)
+    torch.manual_seed(12345)
+    second = make()
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("activation", "gain"), [("relu", 2.0), ("smooth", 2 / 1.25)])
+def test_kaiming_variance(activation, gain):
+    network = MLP(300, 10, num_nonlinear=2, num_linear=2, width=400, activation=activation, gamma=0.5, seeds=(0, 1))
+    for index, weight in enumerate(network.weights):
+        expected = (gain if index < 2 else 1.0) / weight.shape[2]
+        # 4,000 numbers or more a run: the sample variance is within 10% at over four standard deviations.
+        assert weight.var(dim=(1, 2)).tolist() == pytest.approx([expected] * 2, rel=0.1)
+        assert weight.mean(dim=(1, 2)).abs().max() < 5 * math.sqrt(expected / weight[0].numel())
+
+
+def test_the_signal_keeps_its_size():
+    network, x = MLP(200, 200, num_nonlinear=4, num_linear=4, width=800), inputs(500, 200, dtype=torch.float32)
+    sizes = [z.square().mean().item() for z in network.layers(x).pre]
+    assert sizes[0] == pytest.approx(2, rel=0.15) and sizes[3] == pytest.approx(2, rel=0.3)
+    assert sizes[-1] == pytest.approx(1, rel=0.3)  # the first linear layer has gain 1: 2 -> E relu^2 = 1
+
+
+# --- ResNet20
+
+
+def test_resnet_layout():
+    network = ResNet20(3, 10, num_linear=2, seeds=(0,))
+    backbone = network.backbones[0]
+    convolutions = [m for m in backbone.modules() if isinstance(m, nn.Conv2d)]
+    assert len(convolutions) == 19 and all(c.bias is None and c.kernel_size == (3, 3) for c in convolutions)
+    assert [c.out_channels for c in convolutions] == [16] * 7 + [32] * 6 + [64] * 6
+    assert [c.stride[0] for c in convolutions] == [1] * 7 + [2] + [1] * 5 + [2] + [1] * 5
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in backbone.modules()) == 19
+    # He et al. (2016), option A: 0.27 million parameters with the final dense layer; here counted by hand.
+    conv = 9 * (3 * 16 + 6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64 + 5 * 64 * 64)
+    norm = 2 * (7 * 16 + 6 * 32 + 6 * 64)
+    assert sum(p.numel() for p in backbone.parameters()) == conv + norm
+    assert [w.shape for w in network.weights] == [(1, 64, 64), (1, 10, 64)]
+    assert sum(p.numel() for p in network.parameters()) == conv + norm + 64 * 64 + 64 * 10
+    assert backbone(inputs(2, 3, 32, 32, dtype=torch.float32)).shape == (2, 64)
+
+
+def test_resnet_shortcut_pads_and_strides():
+    block = ResNet20(2, 3, num_linear=1).backbones[0].eval()[3 + 3]
+    assert (block.stride, block.extra) == (2, 16)
+    with torch.no_grad():
+        block.conv2.weight.zero_()  # what is left is the shortcut
+        x = inputs(1, 16, 6, 6, dtype=torch.float32).abs()
+        y = block(x)
+    assert y.shape == (1, 32, 3, 3)
+    assert torch.equal(y[:, :16], x[:, :, ::2, ::2]) and not y[:, 16:].any()
+
+
+def test_resnet_runs():
+    network, x = resnet().eval(), inputs(6, 2, 8, 8)
+    layers = network.layers(x)
+    assert network(x).shape == (2, 6, 3) and [z.shape[-1] for z in layers.post] == [8, 8, 3]
+    assert network.sizes == (64, 8, 8, 3) and len(network.weights) == 3
+    for run in range(2):
+        torch.testing.assert_close(network(x)[run], network.sequential(run)(x), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(network(x)[run], network.run(run)(x)[0], rtol=1e-10, atol=1e-12)
+    alone = resnet(seeds=(1,)).eval()
+    torch.testing.assert_close(network(x)[1], alone(x)[0], rtol=1e-10, atol=1e-12)
+    one = network.run(0)
+    assert isinstance(one, ResNet20) and one.seeds == (3,) and not one.training
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(network(x)[0], layers.post[-1][0])  # a copy
+
+
+# --- the smooth activation of Assumption 4.2
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.5, 0.9])
+def test_smooth_activation(gamma):
+    x = torch.cat([torch.linspace(-50, 50, 4001, dtype=torch.float64), torch.tensor([-1e4, 1e4])])
+    slope = smooth_derivative(x, gamma)
+    x.requires_grad_()
+    (by_autograd,) = torch.autograd.grad(smooth(x, gamma).sum(), x)
+    torch.testing.assert_close(slope, by_autograd, rtol=1e-12, atol=1e-12)
+    x = x.detach()
+    assert (slope >= gamma).all() and (slope <= 1).all()
+    assert slope[-2] == pytest.approx(gamma, abs=1e-7) and slope[-1] == pytest.approx(1, abs=1e-7)
+    assert smooth(torch.zeros(1, dtype=torch.float64), gamma) == 0
+    grid = x[:4001]
+    curvature = (slope[1:4001] - slope[:4000]) / (grid[1:] - grid[:-1])
+    assert curvature.min() >= 0 and curvature.max() <= (1 - gamma) / 2 + 1e-9  # Lipschitz slope, attained at 0
+    assert (smooth(grid, gamma).abs() <= grid.abs() + 1e-12).all()
+    assert torch.equal(Smooth(gamma)(grid), smooth(grid, gamma))
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: mlp(num_linear=0), "num_linear must be >= 1 and num_nonlinear >= 0; got 0 and 2"),
+        (lambda: mlp(num_nonlinear=-1), "num_linear must be >= 1 and num_nonlinear >= 0; got 2 and -1"),
+        (lambda: mlp(activation="tanh"), "activation must be 'relu' or 'smooth'; got 'tanh'"),
+        (lambda: mlp(widths=(4, 4)), "widths must hold 3 hidden widths; got 2: (4, 4)"),
+        (lambda: mlp().run(3), "run must be in 0..2; got 3"),
+        (lambda: mlp().sequential(-1), "run must be in 0..2; got -1"),
+        (lambda: mlp()(inputs(9, 4)), "x must be (N, 5) or (R, N, 5); got (9, 4)"),
+        (lambda: resnet(num_linear=0), "num_linear must be >= 1"),
+        (lambda: resnet().run(2), "run must be in 0..1; got 2"),
+        (lambda: resnet()(inputs(4, 3, 8, 8)), "x must be (N, 2, H, W); got (4, 3, 8, 8)"),
+        (lambda: resnet()(inputs(4, 2)), "x must be (N, 2, H, W); got (4, 2)"),
+    ],
+)
+def test_refusals(call, words):
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert words in str(caught.value)
