@@ -1,0 +1,1261 @@
+"""Section 4: gradient descent with weight decay fits the data, balances the linear layers, and then collapses.
+
+Every statement of the section as a function that returns a :class:`~ncutils.theory.checks.Check`:
+
+* the balancedness laws, which hold for every step of plain (stochastic) gradient descent on any loss:
+  :func:`balancedness_step`, :func:`balancedness_flow`, :func:`balancedness_stationary`;
+* Assumptions 4.1 to 4.3: :func:`assumption_4_1`, :func:`assumption_4_2`, :meth:`TwoPhase.assumption_4_3`;
+* the pyramid PL lemma (:func:`pyramid_pl`) and Proposition 4.5 (:func:`proposition_4_5`);
+* Theorem 4.4: its constants (:class:`TwoPhase`), its conclusions along a trajectory (``theorem_4_4_*``), and the
+  means to produce one: an initialisation that meets Assumption 4.3, the gradient flow through a stiff solver
+  (:func:`flow`), and plain gradient descent (:func:`descend`).
+
+The objective is that of the theorems, ``C_λ(θ) = ½‖f(X) − Y‖_F² + (λ/2)‖θ‖²``: a sum over samples. A training run on
+the mean over N samples with weight decay λ' and step η' is this with ``λ = Nλ'`` and ``η = η'/N``.
+
+Form ``"simple"`` is this project's explicit constants, ``"sharp"`` the same argument with less thrown away,
+``"paper"`` what is recalled of the paper (second-hand for Assumption 4.3 and Proposition 4.5). All is float64; rows
+are samples, weights are ``(out, in)``. The trajectories are small and run in NumPy, where a step costs microseconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ncutils.theory.checks import Check, Hypothesis
+
+__all__ = [
+    "Objective",
+    "Trajectory",
+    "TwoPhase",
+    "assumption_4_1",
+    "assumption_4_2",
+    "balancedness_flow",
+    "balancedness_stationary",
+    "balancedness_step",
+    "descend",
+    "flow",
+    "imbalances",
+    "initialise",
+    "largest_step",
+    "proposition_4_5",
+    "pyramid_pl",
+    "smallest_scale",
+    "theorem_4_4",
+    "theorem_4_4_balancing",
+    "theorem_4_4_error",
+    "theorem_4_4_fitting",
+    "theorem_4_4_nc1",
+    "theorem_4_4_norm",
+    "theorem_4_4_path",
+]
+
+# An identity between float64 matrices: relative discrepancy allowed, and rounding of the matrices themselves.
+IDENTITY = 1e-10
+ROUNDING = 1e-14
+# "To three digits", for a trajectory that a solver has integrated.
+THREE_DIGITS = 1e-3
+
+_ACTIVATIONS = ("smooth", "relu", "identity")
+
+
+# --- the objective
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """C_λ of one bias-free network on one data set: its value, gradient and Hessian.
+
+    Attributes:
+        x: inputs ``(N, d)``.
+        y: ``(N,)`` labels 0..K−1, every class equally often.
+        num_nonlinear: L1, how many layers are followed by the activation.
+        weight_decay: λ.
+        activation: ``"smooth"`` (Assumption 4.2), ``"relu"`` or ``"identity"``.
+        gamma: least slope of the smooth activation.
+
+    Weights are sequences of L arrays or tensors ``(out, in)``; a *state* is all of them in one flat array.
+
+    Raises:
+        ValueError: shapes that do not fit, unbalanced classes, entries that are not finite.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    num_nonlinear: int
+    weight_decay: float
+    activation: str = "smooth"
+    gamma: float = 0.5
+
+    def __post_init__(self):
+        x, y = _array(self.x, "x"), np.asarray(_detached(self.y))
+        if y.ndim != 1 or y.dtype.kind not in "iu" or len(y) != len(x):
+            raise ValueError(f"y: got {y.dtype} of shape {y.shape}, expected {len(x)} integer labels")
+        counts = np.bincount(y)
+        if len(counts) < 2 or counts.min() != counts.max():
+            raise ValueError(f"y: got class counts {counts.tolist()}, expected at least 2 classes of one size")
+        if self.num_nonlinear < 1:
+            raise ValueError(f"num_nonlinear: got {self.num_nonlinear}, expected at least 1")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay: got {self.weight_decay}, expected >= 0")
+        if self.activation not in _ACTIVATIONS:
+            raise ValueError(f"activation: got {self.activation!r}, expected one of {_ACTIVATIONS}")
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"gamma: got {self.gamma}, expected 0 < gamma <= 1")
+        object.__setattr__(self, "x", x)
+        object.__setattr__(self, "y", y.astype(np.int64))
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.x)
+
+    @property
+    def num_classes(self) -> int:
+        return int(self.y.max()) + 1
+
+    @cached_property
+    def one_hot(self) -> np.ndarray:
+        """Yᵀ, ``(N, K)``."""
+        return np.eye(self.num_classes)[self.y]
+
+    # --- the activation and its two derivatives
+
+    def sigma(self, h: np.ndarray) -> np.ndarray:
+        if self.activation == "relu":
+            return np.maximum(h, 0)
+        if self.activation == "identity":
+            return h
+        return self.gamma * h + (1 - self.gamma) * (h + np.sqrt(h * h + 1) - 1) / 2
+
+    def slope(self, h: np.ndarray) -> np.ndarray:
+        if self.activation == "relu":
+            return (h > 0).astype(np.float64)
+        if self.activation == "identity":
+            return np.ones_like(h)
+        return self.gamma + (1 - self.gamma) * (1 + h / np.sqrt(h * h + 1)) / 2
+
+    def curvature(self, h: np.ndarray) -> np.ndarray:
+        if self.activation != "smooth":
+            return np.zeros_like(h)
+        return (1 - self.gamma) / 2 * (h * h + 1) ** -1.5
+
+    # --- states and weights
+
+    def shapes(self, weights: Sequence) -> tuple[tuple[int, int], ...]:
+        """The shapes of ``weights``, checked against each other and the data."""
+        shapes = tuple(tuple(w.shape) for w in weights)
+        if len(shapes) <= self.num_nonlinear:
+            raise ValueError(
+                f"weights: got {len(shapes)} layers, expected more than num_nonlinear = {self.num_nonlinear}"
+            )
+        width = self.x.shape[1]
+        for i, shape in enumerate(shapes):
+            if len(shape) != 2 or shape[1] != width:
+                raise ValueError(f"weights[{i}]: got shape {shape}, expected (out, {width})")
+            width = shape[0]
+        if width != self.num_classes:
+            raise ValueError(f"weights: the last layer has {width} outputs, expected K = {self.num_classes}")
+        return shapes
+
+    def arrays(self, weights: Sequence) -> list[np.ndarray]:
+        """``weights`` as float64 arrays."""
+        self.shapes(weights)
+        return [_array(w, f"weights[{i}]") for i, w in enumerate(weights)]
+
+    # --- values
+
+    def features(self, weights: Sequence) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Pre-activations H_1..H_L and features Z_0..Z_L, each ``(N, n_ℓ)``."""
+        pre, post = [], [self.x]
+        for layer, w in enumerate(weights):
+            pre.append(post[-1] @ w.T)
+            post.append(self.sigma(pre[-1]) if layer < self.num_nonlinear else pre[-1])
+        return pre, post
+
+    def data_cost(self, weights: Sequence) -> float:
+        """C_0 = ½‖f(X) − Y‖_F²."""
+        return 0.5 * float(np.sum((self.features(self.arrays(weights))[1][-1] - self.one_hot) ** 2))
+
+    def cost(self, weights: Sequence) -> float:
+        """C_λ."""
+        weights = self.arrays(weights)
+        return self.data_cost(weights) + 0.5 * self.weight_decay * _norm2(weights)
+
+    def data_gradients(self, weights: Sequence) -> list[np.ndarray]:
+        """∇_ℓ C_0 for ℓ = 1..L, shaped like the weights."""
+        weights = self.arrays(weights)
+        pre, post = self.features(weights)
+        delta = post[-1] - self.one_hot
+        gradients = [np.empty(0)] * len(weights)
+        for layer in reversed(range(len(weights))):
+            if layer < self.num_nonlinear:
+                delta = delta * self.slope(pre[layer])
+            gradients[layer] = delta.T @ post[layer]
+            if layer:
+                delta = delta @ weights[layer]
+        return gradients
+
+    def gradients(self, weights: Sequence) -> list[np.ndarray]:
+        """∇_ℓ C_λ."""
+        weights = self.arrays(weights)
+        return [g + self.weight_decay * w for g, w in zip(self.data_gradients(weights), weights, strict=True)]
+
+    def hessian(self, weights: Sequence) -> np.ndarray:
+        """∇²C_λ, ``(p, p)``, exact: the derivative of the backward pass along every coordinate at once.
+
+        The tangents of layer ``l``'s coordinates start at layer ``l``, so they are carried from there only.
+        """
+        weights = self.arrays(weights)
+        depth, samples = len(weights), self.num_samples
+        pre, post = self.features(weights)
+        slopes = [self.slope(h) for h in pre[: self.num_nonlinear]]
+        curvatures = [self.curvature(h) for h in pre[: self.num_nonlinear]]
+        ends = np.cumsum([0] + [w.size for w in weights])
+        # deltas[l] = ∂C_0/∂H_l, errors[l] = ∂C_0/∂Z_l
+        deltas, errors = [None] * depth, [None] * depth
+        error = post[-1] - self.one_hot
+        for layer in reversed(range(depth)):
+            errors[layer] = error
+            deltas[layer] = error * slopes[layer] if layer < self.num_nonlinear else error
+            error = deltas[layer] @ weights[layer]
+        hessian = np.empty((ends[-1], ends[-1]))
+        for start in range(depth):
+            rows, cols = weights[start].shape
+            block = slice(ends[start], ends[start + 1])
+            # tangent of H_start along W[i, j]: column i is Z_{start-1}[:, j], the rest zero
+            tangent = np.zeros((rows, cols, samples, rows))
+            tangent[np.arange(rows), :, :, np.arange(rows)] = post[start].T
+            tangent = tangent.reshape(rows * cols, samples, rows)
+            tangents, pre_tangents = {}, {}
+            for layer in range(start, depth):
+                if layer > start:
+                    tangent = tangent @ weights[layer].T
+                pre_tangents[layer] = tangent
+                if layer < self.num_nonlinear:
+                    tangent = tangent * slopes[layer]
+                tangents[layer] = tangent
+            change = tangent
+            for layer in reversed(range(depth)):
+                if layer < self.num_nonlinear:
+                    change = change * slopes[layer]
+                    if layer in pre_tangents:
+                        change = change + errors[layer] * curvatures[layer] * pre_tangents[layer]
+                part = change.transpose(0, 2, 1) @ post[layer]
+                if layer - 1 in tangents:
+                    part = part + deltas[layer].T @ tangents[layer - 1]
+                hessian[block, ends[layer] : ends[layer + 1]] = part.reshape(rows * cols, -1)
+                if layer == 0:
+                    break
+                change = change @ weights[layer]
+                if layer == start:
+                    # W[i, j] itself also carries the backward pass: delta @ E_ij puts delta[:, i] in column j
+                    direct = np.zeros((rows, cols, samples, cols))
+                    direct[:, np.arange(cols), :, np.arange(cols)] = deltas[layer].T
+                    change = change + direct.reshape(rows * cols, samples, cols)
+        hessian[np.diag_indices_from(hessian)] += self.weight_decay
+        return hessian
+
+
+def pack(weights: Sequence) -> np.ndarray:
+    """All weights in one flat state."""
+    return np.concatenate([np.asarray(w).ravel() for w in weights])
+
+
+def unpack(state: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """Views of a flat state as weights."""
+    ends = np.cumsum([0] + [a * b for a, b in shapes])
+    return [state[i:j].reshape(s) for (i, j), s in zip(itertools.pairwise(ends), shapes, strict=True)]
+
+
+# --- balancedness
+
+
+def imbalances(weights: Sequence, num_nonlinear: int = 0) -> list[np.ndarray]:
+    """D_ℓ = W_{ℓ+1}ᵀW_{ℓ+1} − W_ℓW_ℓᵀ for every pair of neighbours in the linear part, first to last."""
+    linear = [_array(w, "weights") for w in weights][num_nonlinear:]
+    return [b.T @ b - a @ a.T for a, b in itertools.pairwise(linear)]
+
+
+def balancedness_step(
+    before: Sequence,
+    after: Sequence,
+    step_size: float,
+    weight_decay: float,
+    num_nonlinear: int,
+    *,
+    diagonal: bool = False,
+    activation: str = "relu",
+) -> Check:
+    """Balancedness lemma, discrete time: what one step of (stochastic) gradient descent does to the imbalance.
+
+    D_ℓ⁺ = (1−ηλ)²D_ℓ + η²(G_{ℓ+1}ᵀG_{ℓ+1} − G_ℓG_ℓᵀ), exactly, where ηG_ℓ = (1−ηλ)W_ℓ − W_ℓ⁺ is read off the step:
+    no data, no loss and no batch enter. With ``diagonal`` only the diagonals are compared, but across the
+    activations too, which is a law for positively homogeneous ones (ReLU).
+
+    Args:
+        before: all weights of the network, ``(out, in)``.
+        after: the same after one step.
+        step_size: η of that step.
+        weight_decay: λ of that step, in the same normalisation as η.
+        num_nonlinear: L1.
+        diagonal: compare diagonals over all layers in place of full matrices over the linear ones.
+        activation: name, for the diagonal law's hypothesis.
+
+    Returns:
+        The largest discrepancy over the layers against rounding. A step with momentum violates it.
+    """
+    before, after = ([_array(w, "weights") for w in side] for side in (before, after))
+    if len(before) != len(after) or any(a.shape != b.shape for a, b in zip(before, after, strict=True)):
+        raise ValueError("after: got weights of other shapes than before")
+    shrink = 1 - step_size * weight_decay
+    moves = [shrink * a - b for a, b in zip(before, after, strict=True)]
+    first = 0 if diagonal else num_nonlinear
+    worst, allowed = 0.0, math.inf
+    for l in range(first, len(before) - 1):
+        old, new = before[l + 1].T @ before[l + 1] - before[l] @ before[l].T, imbalances(after[l : l + 2])[0]
+        gap = new - shrink**2 * old - (moves[l + 1].T @ moves[l + 1] - moves[l] @ moves[l].T)
+        gap = np.diag(gap) if diagonal else gap
+        sizes = [np.linalg.norm(w) for w in (before[l], before[l + 1], moves[l], moves[l + 1])]
+        tolerance = IDENTITY * (sizes[0] * sizes[2] + sizes[1] * sizes[3]) + ROUNDING * (sizes[0] ** 2 + sizes[1] ** 2)
+        discrepancy = float(np.linalg.norm(gap))
+        if discrepancy * allowed >= worst * tolerance or math.isinf(allowed):
+            worst, allowed = discrepancy, tolerance
+    hypotheses = ()
+    if diagonal:
+        grid = np.linspace(-8, 8, 65)
+        probe = Objective(np.zeros((2, 1)), np.array([0, 1]), 1, 0.0, activation)
+        homogeneity = float(np.abs(probe.sigma(grid) - probe.slope(grid) * grid).max())
+        hypotheses = (Hypothesis("σ'(h)h = σ(h): largest gap", homogeneity, 1e-12, "<="),)
+    name = "Balancedness lemma (descent, diagonal)" if diagonal else "Balancedness lemma (descent)"
+    return Check(name, "imbalance_step", "exact", hypotheses, worst, allowed, "<=")
+
+
+def balancedness_flow(trajectory: Trajectory, tolerance: float = THREE_DIGITS) -> Check:
+    """Balancedness lemma, continuous time: D_ℓ(t) = e^{−2λt}D_ℓ(0) along a gradient flow, exactly.
+
+    Args:
+        trajectory: from :func:`flow`.
+        tolerance: relative error granted to the solver.
+
+    Returns:
+        max over times and layers of ‖D_ℓ(t) − e^{−2λt}D_ℓ(0)‖_F / ‖e^{−2λt}D_ℓ(0)‖_F, against the tolerance.
+    """
+    if trajectory.step_size is not None:
+        raise ValueError("trajectory: got gradient descent, expected a flow; see balancedness_step")
+    first = imbalances(trajectory.weights(0), trajectory.objective.num_nonlinear)
+    scale = max(float(np.linalg.norm(d)) for d in first)
+    worst = 0.0
+    for i, t in enumerate(trajectory.times):
+        decay = math.exp(-2 * trajectory.objective.weight_decay * t)
+        now = imbalances(trajectory.weights(i), trajectory.objective.num_nonlinear)
+        gap = max(float(np.linalg.norm(d - decay * d0)) for d, d0 in zip(now, first, strict=True))
+        worst = max(worst, gap / (decay * scale))
+    hypotheses = (Hypothesis("max ‖D_ℓ(0)‖_F > 0", scale, 0.0, ">"),)
+    return Check("Balancedness lemma (flow)", "imbalance", "exact", hypotheses, worst, tolerance, "<=")
+
+
+def balancedness_stationary(objective: Objective, weights: Sequence) -> Check:
+    """Balancedness lemma, stationary points: λD_ℓ = W_{ℓ+1}ᵀ∇_{ℓ+1}C_λ − ∇_ℓC_λ W_ℓᵀ at *every* point.
+
+    So max‖D_ℓ‖_op ≤ max (‖W_{ℓ+1}‖‖∇_{ℓ+1}C_λ‖ + ‖∇_ℓC_λ‖‖W_ℓ‖)/λ, whatever the optimiser: zero where the gradient is.
+    """
+    weights = objective.arrays(weights)
+    gradients = objective.gradients(weights)
+    decay = objective.weight_decay
+    rows = []
+    for l in range(objective.num_nonlinear, len(weights) - 1):
+        w, v, g, h = (_op(a) for a in (weights[l], weights[l + 1], gradients[l], gradients[l + 1]))
+        measured = _op(weights[l + 1].T @ weights[l + 1] - weights[l] @ weights[l].T)
+        rows.append((measured, (v * h + g * w) / decay if decay else math.inf))
+    measured, bound = (max(column) for column in zip(*rows, strict=True))
+    hypotheses = (Hypothesis("λ > 0", decay, 0.0, ">"),)
+    return Check("Balancedness lemma (stationary)", "imbalance", "simple", hypotheses, measured, bound, "<=")
+
+
+# --- Assumptions
+
+
+def assumption_4_1(widths: Sequence[int], num_samples: int) -> tuple[Hypothesis, ...]:
+    """Assumption 4.1: n_1 ≥ N and n_2 ≥ n_3 ≥ … ≥ n_L, for ``widths`` n_1..n_L."""
+    drops = [a - b for a, b in itertools.pairwise(widths[1:])]
+    return (
+        Hypothesis("4.1 wide first layer: n_1 ≥ N", widths[0], num_samples, ">="),
+        Hypothesis("4.1 pyramid: least n_ℓ − n_{ℓ+1} for ℓ ≥ 2", min(drops, default=0), 0, ">="),
+    )
+
+
+def assumption_4_2(objective: Objective) -> tuple[Hypothesis, ...]:
+    """Assumption 4.2: σ(0) = 0, γ ≤ σ' ≤ 1 with γ > 0, |σ(h)| ≤ |h|, σ' Lipschitz; evaluated on a fine grid."""
+    grid = np.concatenate([np.linspace(-50, 50, 20001), [0.0]])
+    value, slope = objective.sigma(grid), objective.slope(grid)
+    jump = float((np.abs(np.diff(slope[:-1])) / np.diff(grid[:-1])).max())
+    return (
+        Hypothesis("4.2 |σ(0)|", abs(float(value[-1])), 0.0, "<="),
+        Hypothesis("4.2 least slope", float(slope.min()), 0.0, ">"),
+        Hypothesis("4.2 least slope ≥ γ", float(slope.min()), objective.gamma, ">="),
+        Hypothesis("4.2 largest slope", float(slope.max()), 1.0, "<="),
+        Hypothesis("4.2 |σ(h)| − |h|, largest", float((np.abs(value) - np.abs(grid)).max()), 1e-15, "<="),
+        Hypothesis("4.2 Lipschitz constant of σ'", jump, (1 - objective.gamma) / 2 + 1e-9, "<="),
+    )
+
+
+# --- the PL inequality and its shift
+
+
+def pyramid_pl(objective: Objective, weights: Sequence) -> Check:
+    """Pyramid PL lemma (Nguyen & Mondelli 2020): ½‖∇_{W_2}C_0‖² ≥ α(θ)C_0.
+
+    α(θ) = s_min(Z_1)² γ^{2(L1−1)} Π_{p≥3} s_min(W_p)², with s_min the N-th singular value of Z_1 and the n_p-th of W_p.
+    """
+    weights = objective.arrays(weights)
+    gradient = objective.data_gradients(weights)[1]
+    measured = 0.5 * float(np.sum(gradient**2))
+    bound = pl_constant(objective, weights) * objective.data_cost(weights)
+    hypotheses = assumption_4_1([len(w) for w in weights], objective.num_samples)
+    hypotheses += assumption_4_2(objective)
+    return Check("Pyramid PL lemma", "gradient", "simple", hypotheses, measured, bound, ">=")
+
+
+def pl_constant(objective: Objective, weights: Sequence) -> float:
+    """α(θ) of :func:`pyramid_pl`."""
+    weights = objective.arrays(weights)
+    root = _smin(objective.features(weights)[1][1]) if len(weights[0]) >= objective.num_samples else 0.0
+    root *= objective.gamma ** (objective.num_nonlinear - 1) if objective.activation == "smooth" else 1.0
+    for w in weights[2:]:
+        root *= _smin(w)
+    return root**2
+
+
+def proposition_4_5(
+    objective: Objective, weights: Sequence, alpha: float, radius: float, form: str = "simple"
+) -> Check:
+    """Proposition 4.5: a PL inequality for C_0 survives weight decay, up to a shift of the cost.
+
+    * simple: ½‖∇C_λ‖² ≥ (α/2)(C_λ − λm), m = ½R²(1 + 2λ/α);
+    * paper (recalled): ½‖∇C_λ‖² ≥ (α/4)(C_λ − λm), m = (1 + √(4λ/α))²R².
+
+    Args:
+        objective: C_λ.
+        weights: θ.
+        alpha: α with ½‖∇C_0(θ)‖² ≥ αC_0(θ), which is checked as a hypothesis.
+        radius: R ≥ ‖θ‖, likewise.
+        form: ``"simple"`` or ``"paper"``.
+    """
+    weights = objective.arrays(weights)
+    decay, cost = objective.weight_decay, objective.data_cost(weights)
+    if form == "simple":
+        factor, m = alpha / 2, 0.5 * radius**2 * (1 + 2 * decay / alpha)
+    elif form == "paper":
+        factor, m = alpha / 4, (1 + math.sqrt(4 * decay / alpha)) ** 2 * radius**2
+    else:
+        raise ValueError(f"form: got {form!r}, expected 'simple' or 'paper'")
+    measured = 0.5 * _norm2(objective.gradients(weights))
+    bound = factor * (objective.cost(weights) - decay * m)
+    slack = 1 + 1e-12
+    hypotheses = (
+        Hypothesis("½‖∇C_0‖² ≥ αC_0", 0.5 * _norm2(objective.data_gradients(weights)) * slack, alpha * cost, ">="),
+        Hypothesis("‖θ‖ ≤ R", math.sqrt(_norm2(weights)), radius * slack, "<="),
+        Hypothesis("α > 0", alpha, 0.0, ">"),
+    )
+    return Check("Proposition 4.5", "gradient", form, hypotheses, measured, bound, ">=")
+
+
+# --- Theorem 4.4: constants
+
+
+@dataclass(frozen=True)
+class TwoPhase:
+    """The constants of Theorem 4.4, all known before training starts; make one with :meth:`at`.
+
+    Attributes:
+        weight_decay: λ.
+        target_error: ε1, the error the first phase is to reach.
+        lambda_F: λ_F = s_min(σ(W_1⁰X)).
+        lambdas: λ_p = s_min(W_p⁰), p = 3..L.
+        norm: ‖θ_0‖.
+        data_cost: C_0(θ_0).
+        imbalances: ‖D_ℓ(0)‖_op, ℓ = L1+1..L−1.
+        input_op, input_frobenius: ‖X‖_op and ‖X‖_F.
+        input_scatter: Σ‖x_ci − x̄_c‖².
+        gamma, num_nonlinear, num_samples, num_classes: γ, L1, N, K.
+        last_width: n_{L−1}.
+        checks: Assumptions 4.1 and 4.2, evaluated.
+    """
+
+    weight_decay: float
+    target_error: float
+    lambda_F: float
+    lambdas: tuple[float, ...]
+    norm: float
+    data_cost: float
+    imbalances: tuple[float, ...]
+    input_op: float
+    input_frobenius: float
+    input_scatter: float
+    gamma: float
+    num_nonlinear: int
+    num_samples: int
+    num_classes: int
+    last_width: int
+    checks: tuple[Hypothesis, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def at(
+        cls,
+        objective: Objective,
+        weights: Sequence,
+        target_error: float | None = None,
+        weight_decay: float | None = None,
+    ) -> TwoPhase:
+        """Evaluate the constants at an initialisation.
+
+        Args:
+            objective: C_λ; its weight decay is used unless the next two say otherwise.
+            weights: θ_0.
+            target_error: ε1; default the largest for which Theorem 3.1 says something, ½√((K−1)N/K).
+            weight_decay: λ; default the objective's. See :meth:`largest_weight_decay`.
+        """
+        weights = objective.arrays(weights)
+        if len(weights) < 3:
+            raise ValueError(f"weights: got {len(weights)} layers, expected at least 3")
+        samples, classes = objective.num_samples, objective.num_classes
+        if target_error is None:
+            target_error = math.sqrt((classes - 1) * samples / (4 * classes))
+        means = objective.one_hot.T @ objective.x * (classes / samples)
+        wide = len(weights[0]) >= samples
+        return cls(
+            weight_decay=objective.weight_decay if weight_decay is None else weight_decay,
+            target_error=target_error,
+            lambda_F=_smin(objective.features(weights)[1][1]) if wide else 0.0,
+            lambdas=tuple(_smin(w) for w in weights[2:]),
+            norm=math.sqrt(_norm2(weights)),
+            data_cost=objective.data_cost(weights),
+            imbalances=tuple(_op(d) for d in imbalances(weights, objective.num_nonlinear)),
+            input_op=_op(objective.x),
+            input_frobenius=float(np.linalg.norm(objective.x)),
+            input_scatter=float(np.sum((objective.x - means[objective.y]) ** 2)),
+            gamma=objective.gamma if objective.activation == "smooth" else 1.0,
+            num_nonlinear=objective.num_nonlinear,
+            num_samples=samples,
+            num_classes=classes,
+            last_width=len(weights[-2]),
+            checks=assumption_4_1([len(w) for w in weights], samples) + assumption_4_2(objective),
+        )
+
+    # --- the ball
+
+    @property
+    def depth(self) -> int:
+        """L."""
+        return len(self.lambdas) + 2
+
+    @property
+    def scale(self) -> float:
+        """μ = min(λ_F/‖X‖_op, min_p λ_p): how far the layers may move before one of them loses rank."""
+        return min(self.lambda_F / self.input_op, *self.lambdas)
+
+    @property
+    def root_alpha_0(self) -> float:
+        """√α(θ_0) = γ^{L1−1}λ_FΠλ_p."""
+        return self.gamma ** (self.num_nonlinear - 1) * self.lambda_F * math.prod(self.lambdas)
+
+    @property
+    def r0(self) -> float:
+        """r_0 = μ√(L−1)/L: on the ball of that radius every one of the L−1 factors keeps (1−1/L) on average."""
+        return self.scale * math.sqrt(self.depth - 1) / self.depth
+
+    @property
+    def alpha(self) -> float:
+        """α: ½‖∇C_0‖² ≥ αC_0 on B(θ_0, r_0); √α = (1−1/L)^{L−1}√α(θ_0)."""
+        return (self.root_alpha_0 * (1 - 1 / self.depth) ** (self.depth - 1)) ** 2
+
+    @property
+    def budget(self) -> float:
+        """∫_0^{r_0}√α(s)ds = (μ√(L−1)/L)√α(θ_0)(1 − (1−1/L)^L), what the path integral may use up."""
+        return self.r0 * self.root_alpha_0 * (1 - (1 - 1 / self.depth) ** self.depth)
+
+    @property
+    def R(self) -> float:
+        """R = ‖θ_0‖ + r_0."""
+        return self.norm + self.r0
+
+    @property
+    def m(self) -> float:
+        """m = ½R²(1 + 2λ/α): the cost λm is reached, and ‖θ‖² ≤ 2m for ever."""
+        return 0.5 * self.R**2 * (1 + 2 * self.weight_decay / self.alpha)
+
+    @property
+    def radius(self) -> float:
+        """√(2m), the a-priori bound on ‖θ‖."""
+        return math.sqrt(2 * self.m)
+
+    @property
+    def excess(self) -> float:
+        """V_0 = C_λ(θ_0) − λm, at most C_0(θ_0)."""
+        return self.data_cost + self.weight_decay * (0.5 * self.norm**2 - self.m)
+
+    # --- hypotheses
+
+    def assumption_4_3(self, form: str = "sharp", dynamics: str = "flow") -> Hypothesis:
+        """Assumption 4.3, the initial condition.
+
+        * sharp: ∫_0^{r_0}√α(s)ds ≥ 2√C_0 (flow) or 4√C_0 (descent);
+        * simple: the same argument with r_0 = μ/L and √α frozen at its least value on the ball;
+        * paper (second-hand): λ_Fλ_{3→L} min(λ_F, min_p λ_p) ≥ 8γ(2/γ)^{L/2}√C_0.
+
+        None of the three implies all others: ours carry ‖X‖_op, the paper's another power of 2.
+        """
+        if dynamics not in ("flow", "descent"):
+            raise ValueError(f"dynamics: got {dynamics!r}, expected 'flow' or 'descent'")
+        need = {"flow": 2, "descent": 4}[dynamics] * math.sqrt(self.data_cost)
+        if form == "sharp":
+            return Hypothesis(
+                f"4.3 sharp, {dynamics}: ∫√α ds ≥ {need / math.sqrt(self.data_cost):.0f}√C_0", self.budget, need, ">="
+            )
+        if form == "simple":
+            left = self.scale / self.depth * math.sqrt(self.alpha)
+            return Hypothesis(
+                f"4.3 simple, {dynamics}: r_0√α ≥ {need / math.sqrt(self.data_cost):.0f}√C_0", left, need, ">="
+            )
+        if form == "paper":
+            left = self.lambda_F * math.prod(self.lambdas) * min(self.lambda_F, *self.lambdas)
+            right = 8 * self.gamma * (2 / self.gamma) ** (self.depth / 2) * math.sqrt(self.data_cost)
+            return Hypothesis("4.3 paper (second-hand): λ_Fλ_{3→L}min ≥ 8γ(2/γ)^{L/2}√C_0", left, right, ">=")
+        raise ValueError(f"form: got {form!r}, expected 'sharp', 'simple' or 'paper'")
+
+    @property
+    def largest_weight_decay(self) -> float:
+        """min(α/2, ε1²/(4R²)): the largest λ the theorem allows for this ε1."""
+        return min(self.alpha / 2, self.target_error**2 / (4 * self.R**2))
+
+    def hypotheses(self, dynamics: str = "flow", step_size: float | None = None) -> tuple[Hypothesis, ...]:
+        """Everything Theorem 4.4 asks for at initialisation; for descent also a step size.
+
+        The step of the descent statement is certified a priori, from constants alone. A run may take a larger one:
+        see :func:`descend`, which checks at each step the one inequality that the smoothness is needed for.
+        """
+        tests = [*self.checks, self.assumption_4_3("sharp", dynamics)]
+        tests.append(Hypothesis("λ > 0", self.weight_decay, 0.0, ">"))
+        tests.append(
+            Hypothesis("λ ≤ min(α/2, ε1²/4R²)", self.weight_decay, self.largest_weight_decay * (1 + 1e-12), "<=")
+        )
+        if step_size is not None:
+            tests.append(Hypothesis("η ≤ min(1/β, 1/G)", step_size, self.a_priori_step, "<="))
+        return tuple(tests)
+
+    # --- phase 1
+
+    @property
+    def t1(self) -> float:
+        """From t_1 = max(0, ln(V_0/(λm))/α) on, C_λ ≤ 2λm and ‖E‖_F ≤ 2√(λm) ≤ ε1."""
+        return max(0.0, math.log(max(self.excess, 1e-300) / (self.weight_decay * self.m)) / self.alpha)
+
+    def slack(self, time: float) -> float:
+        """δ(t) = e^{−αt}V_0/(λm), at most 1 after t_1: C_λ ≤ (1+δ)λm from t on."""
+        return math.exp(-self.alpha * time) * max(self.excess, 0.0) / (self.weight_decay * self.m)
+
+    def slack_after(self, steps: int, step_size: float) -> float:
+        """The same for descent: (1−ηα/2)^k V_0/(λm), at most 1 after k_1 steps."""
+        rate = -math.log1p(-min(step_size * self.alpha / 2, 1 - 1e-16))
+        return math.exp(-rate * steps) * max(self.excess, 0.0) / (self.weight_decay * self.m)
+
+    def fitted_error(self, slack: float = 1.0) -> float:
+        """√(2(1+δ)λm), what ‖E‖_F cannot exceed once C_λ ≤ (1+δ)λm; with δ = 1 at most ε1."""
+        return math.sqrt(2 * (1 + slack) * self.weight_decay * self.m)
+
+    def path_bound(self, dynamics: str = "flow") -> float:
+        """The radius p with ∫_0^p √α(s)ds = 2√V_0 (flow; 4√V_0 for descent): no path can be longer while V > 0."""
+        need = {"flow": 2, "descent": 4}[dynamics] * math.sqrt(max(self.excess, 0.0))
+        reach = self.scale * math.sqrt(self.depth - 1)
+        rest = 1 - need * self.depth / (reach * self.root_alpha_0)
+        return reach * (1 - rest ** (1 / self.depth)) if rest >= 0 else math.inf
+
+    # --- phase 2
+
+    def t2(self, epsilon2: float) -> float:
+        """max_ℓ‖D_ℓ‖_op ≤ ε2 from t_2 = max(0, ln(max‖D_ℓ(0)‖/ε2)/(2λ)) on."""
+        return max(0.0, math.log(max(self.imbalances) / epsilon2) / (2 * self.weight_decay))
+
+    # --- what NC1 is bounded by, before training
+
+    def a_priori_radius(self) -> float:
+        """r: no ‖W_ℓ‖_op, ‖Z_{L−1}‖_op or ‖Z_{L−2}‖_op ever exceeds it; ‖Z_j‖_F ≤ ‖X‖_F(‖θ‖²/j)^{j/2}, ‖θ‖² ≤ 2m."""
+        features = [self.input_frobenius * (2 * self.m / j) ** (j / 2) for j in (self.depth - 2, self.depth - 1)]
+        return max(self.radius, *features)
+
+    def nc1_bound(self, imbalance: float, form: str = "sharp", slack: float = 1.0) -> float:
+        """An upper bound of NC1(Z_{L−1}), from constants of the initialisation, once C_λ ≤ (1+δ)λm.
+
+        * paper, simple: Theorem 3.1 with ε1 = √(2(1+δ)λm) and the a-priori r;
+        * sharp: [λ‖X‖_F²(2(1+δ)m/(L+1))^{L+1}/(s_K(Y)−ε1)² + S_X(2m/(L−1))^{L−1}‖D_{L−1}‖] / [N(√((K−1)/K) − ε1/√N)²].
+
+        Args:
+            imbalance: max_ℓ‖D_ℓ‖_op at the moment in question, e^{−2λt}‖D(0)‖ (sharp needs ℓ = L−1 only).
+            form: ``"paper"``, ``"simple"`` or ``"sharp"``.
+            slack: δ, see :meth:`slack`.
+
+        Returns:
+            The bound; infinite where ε1 is too large for it.
+        """
+        if form not in ("paper", "simple", "sharp"):
+            raise ValueError(f"form: got {form!r}, expected 'paper', 'simple' or 'sharp'")
+        n, k = self.num_samples, self.num_classes
+        error = self.fitted_error(slack)
+        gap = math.sqrt(n / k) - error
+        between = math.sqrt((k - 1) / k) - (2 if form == "paper" else 1) * error / math.sqrt(n)
+        if gap <= 0 or between <= 0:
+            return math.inf
+        if form != "sharp":
+            r = self.a_priori_radius()
+            psi = r * (error / gap + math.sqrt(self.last_width * imbalance))
+            return r**2 / n * psi**2 / between**2
+        depth, square = self.depth, 2 * self.m
+        inside = self.weight_decay * self.input_frobenius**2 * (square * (1 + slack) / (depth + 1)) ** (depth + 1)
+        outside = self.input_scatter * (square / (depth - 1)) ** (depth - 1) * imbalance
+        return (inside / gap**2 + outside) / n / between**2
+
+    def non_vacuous(self, bound: float = 0.9, form: str = "sharp", slack: float = 0.01) -> tuple[TwoPhase, float]:
+        """The largest λ, and the time, for which NC1 ≤ ``bound`` is known before training starts.
+
+        Returns:
+            These constants with that λ (half of the bound spent on the error), and the time t from which it holds.
+        """
+        from scipy.optimize import brentq
+
+        def error_part(log_decay: float) -> float:
+            value = replace(self, weight_decay=math.exp(log_decay)).nc1_bound(0.0, form, slack)
+            return min(math.log(2 * value / bound), 50.0)
+
+        top = math.log(min(self.alpha / 2, self.largest_weight_decay))
+        decay = math.exp(top if error_part(top) < 0 else brentq(error_part, -500.0, top, xtol=1e-12))
+        phase = replace(self, weight_decay=decay * (1 - 1e-9))
+        solve = lambda log_d: math.log(phase.nc1_bound(math.exp(log_d), form, slack) / bound)  # noqa: E731
+        imbalance = math.exp(brentq(solve, -500.0, 50.0, xtol=1e-12))
+        fitted = math.log(max(phase.excess, 1e-300) / (slack * phase.weight_decay * phase.m)) / phase.alpha
+        return phase, max(fitted, phase.t2(imbalance))
+
+    # --- discrete time
+
+    def smoothness(self, radius: float | None = None) -> float:
+        """β: an upper bound of ‖∇²C_λ‖_op on ‖θ‖ ≤ ``radius`` (default √(2m) + 1), from constants alone."""
+        rho2 = (self.radius + 1) ** 2 if radius is None else radius**2
+        l, x = self.depth, self.input_frobenius
+        error = self._label_norm + x * (rho2 / l) ** (l / 2)
+        first = x**2 * l * (rho2 / l) ** (l - 1)
+        second = x * math.sqrt(l * (l - 1)) * (rho2 / l) ** ((l - 2) / 2)
+        for j in range(1, self.num_nonlinear + 1):
+            second += (1 - self.gamma) / 2 * x**2 * j * (rho2 / j) ** (j - 1) * (rho2 / (l - j)) ** ((l - j) / 2)
+        return self.weight_decay + first + error * second
+
+    def gradient_bound(self) -> float:
+        """G: an upper bound of ‖∇C_λ‖ on ‖θ‖ ≤ √(2m)."""
+        l, x, rho2 = self.depth, self.input_frobenius, 2 * self.m
+        error = self._label_norm + x * (rho2 / l) ** (l / 2)
+        return error * x * math.sqrt(l) * (rho2 / l) ** ((l - 1) / 2) + self.weight_decay * self.radius
+
+    @property
+    def _label_norm(self) -> float:
+        return math.sqrt(self.num_samples)
+
+    @property
+    def a_priori_step(self) -> float:
+        """min(1/β, 1/G)."""
+        return 1 / max(self.smoothness(), self.gradient_bound())
+
+    def k1(self, step_size: float) -> int:
+        """Steps after which C_λ ≤ 2λm: ln(V_0/(λm))/(−ln(1−ηα/2))."""
+        ratio = max(self.excess, 1e-300) / (self.weight_decay * self.m)
+        return max(0, math.ceil(math.log(ratio) / -math.log1p(-step_size * self.alpha / 2)))
+
+    def descent_imbalance(self, steps: int, step_size: float) -> float:
+        """Bound of max‖D_ℓ‖_op after ``steps`` ≥ k_1 steps of descent.
+
+        (1−ηλ)^{2(k−k_1)}(‖D(0)‖ + 4ηC_λ(θ_0) + 4ηλm) + 12ηλm.
+        """
+        eta, decay, m = step_size, self.weight_decay, self.m
+        start = max(self.imbalances) + 4 * eta * (self.data_cost + 0.5 * decay * self.norm**2) + 4 * eta * decay * m
+        return (1 - eta * decay) ** (2 * max(0, steps - self.k1(eta))) * start + 12 * eta * decay * m
+
+    def k2(self, step_size: float, epsilon2: float) -> float:
+        """Steps after which the bound above is at most ε2; infinite unless η < ε2/(12λm)."""
+        eta, decay, m = step_size, self.weight_decay, self.m
+        room = epsilon2 - 12 * eta * decay * m
+        if room <= 0:
+            return math.inf
+        start = max(self.imbalances) + 4 * eta * (self.data_cost + 0.5 * decay * self.norm**2) + 4 * eta * decay * m
+        return self.k1(eta) + max(0, math.ceil(math.log(start / room) / (-2 * math.log1p(-eta * decay))))
+
+
+# --- initialisation
+
+
+def initialise(
+    objective: Objective, widths: Sequence[int], scale: float, *, small: float = 1e-3, seed: int = 0
+) -> list[Tensor]:
+    """An initialisation that meets Assumption 4.3 once ``scale`` is large enough.
+
+    Every W_ℓ is a random matrix with orthonormal rows or columns times a number: 1e-3 for W_2 (so that f(X) ≈ 0),
+    ``scale`` for W_3..W_L, and for W_1 whatever makes λ_F = ``scale`` ‖X‖_op, so that no layer is the weak one.
+
+    Args:
+        objective: for its inputs and activation.
+        widths: n_1..n_L.
+        scale: μ.
+        small: factor of W_2.
+        seed: of the random matrices.
+
+    Returns:
+        Float64 tensors ``(out, in)``.
+
+    Raises:
+        ValueError: n_1 < N, n_L ≠ K, or features σ(W_1X) that no scaling gives full rank.
+    """
+    from scipy.optimize import brentq
+
+    if widths[0] < objective.num_samples:
+        raise ValueError(f"widths: got n_1 = {widths[0]}, expected at least N = {objective.num_samples}")
+    generator = np.random.default_rng(seed)
+    weights = []
+    for fan_in, fan_out in itertools.pairwise([objective.x.shape[1], *widths]):
+        q = np.linalg.qr(generator.standard_normal((max(fan_in, fan_out), min(fan_in, fan_out))))[0]
+        weights.append(q if fan_out >= fan_in else q.T)
+    objective.shapes(weights)
+    target = scale * _op(objective.x)
+
+    def gap(log_factor: float) -> float:
+        features = objective.sigma(math.exp(log_factor) * (objective.x @ weights[0].T))
+        return math.log(max(_smin(features), 1e-300) / target)
+
+    guess = math.log(scale)
+    low, high = guess - 3, guess + 3
+    while gap(low) > 0:
+        low -= 3
+    while gap(high) < 0:
+        high += 3
+        if high > guess + 40:
+            raise ValueError("objective.x: σ(W_1X) stays rank-deficient; expected inputs in general position")
+    factors = [math.exp(brentq(gap, low, high, xtol=1e-13)), small] + [scale] * (len(weights) - 2)
+    return [torch.from_numpy(np.ascontiguousarray(f * w)) for f, w in zip(factors, weights, strict=True)]
+
+
+def smallest_scale(
+    objective: Objective,
+    widths: Sequence[int],
+    forms: Sequence[tuple[str, str]] = (("sharp", "flow"),),
+    *,
+    small: float = 1e-3,
+    seed: int = 0,
+    margin: float = 1.01,
+) -> float:
+    """The least ``scale`` of :func:`initialise` at which Assumption 4.3 holds in all ``forms``, times ``margin``.
+
+    Args:
+        forms: pairs (form, dynamics) as in :meth:`TwoPhase.assumption_4_3`.
+    """
+    from scipy.optimize import brentq
+
+    def gap(log_scale: float) -> float:
+        weights = initialise(objective, widths, math.exp(log_scale), small=small, seed=seed)
+        phase = TwoPhase.at(objective, weights)
+        tests = [phase.assumption_4_3(*form) for form in forms]
+        return math.log(min(t.value / t.threshold for t in tests))
+
+    return margin * math.exp(brentq(gap, -6.0, 6.0, xtol=1e-6))
+
+
+# --- trajectories
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """A gradient flow or a run of gradient descent, seen at chosen times.
+
+    Attributes:
+        objective: C_λ.
+        shapes: of the weights.
+        times: flow time; for descent the step number times the step size.
+        states: ``(T, p)``, all weights in a row.
+        path: length travelled so far, ``(T,)``.
+        step_size: None for a flow.
+        steps: step numbers, for descent.
+        descent_gap: for descent, the largest (C⁺ − C + (η/2)‖∇C_λ‖²)/C over *all* steps: at most rounding when every
+            step decreased the cost by what smoothness would guarantee.
+        evaluations: gradients computed (flow: by the solver).
+        jacobians: Hessians computed.
+    """
+
+    objective: Objective
+    shapes: tuple[tuple[int, int], ...]
+    times: np.ndarray
+    states: np.ndarray
+    path: np.ndarray
+    step_size: float | None = None
+    steps: np.ndarray | None = None
+    descent_gap: float = -math.inf
+    evaluations: int = 0
+    jacobians: int = 0
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def weights(self, index: int) -> list[Tensor]:
+        """The weights at ``times[index]``, float64 tensors ``(out, in)``."""
+        return [torch.from_numpy(w.copy()) for w in unpack(self.states[index], self.shapes)]
+
+    def head(self, index: int):
+        """The linear layers and what enters them at ``times[index]``, for Theorem 3.1."""
+        from ncutils.theory.sufficient import LinearHead
+
+        weights = self.weights(index)
+        features = self.objective.features([w.numpy() for w in weights])[1][self.objective.num_nonlinear]
+        head = weights[self.objective.num_nonlinear :]
+        return LinearHead(head, torch.from_numpy(features), torch.from_numpy(self.objective.y))
+
+    @cached_property
+    def data_costs(self) -> np.ndarray:
+        """C_0 at the recorded times."""
+        return np.array([self.objective.data_cost(unpack(s, self.shapes)) for s in self.states])
+
+    @cached_property
+    def costs(self) -> np.ndarray:
+        """C_λ at the recorded times."""
+        return self.data_costs + 0.5 * self.objective.weight_decay * np.sum(self.states**2, axis=1)
+
+    @property
+    def errors(self) -> np.ndarray:
+        """‖E‖_F at the recorded times."""
+        return np.sqrt(2 * self.data_costs)
+
+    @cached_property
+    def imbalances(self) -> np.ndarray:
+        """max_ℓ‖D_ℓ‖_op at the recorded times."""
+        pairs = (imbalances(unpack(s, self.shapes), self.objective.num_nonlinear) for s in self.states)
+        return np.array([max(_op(d) for d in ds) for ds in pairs])
+
+    @cached_property
+    def nc1(self) -> np.ndarray:
+        """NC1(Z_{L−1}) at the recorded times."""
+        heads = (self.head(i) for i in range(len(self)))
+        return np.array([float(h.nc1(h.layers[-2])) for h in heads])
+
+
+def flow(
+    objective: Objective, weights: Sequence, times: Sequence[float], *, rtol: float = 1e-9, atol: float = 1e-13
+) -> Trajectory:
+    """Gradient flow θ' = −∇C_λ, by LSODA with the exact Hessian as its Jacobian.
+
+    The flow is stiff: the fitting phase lives on the scale 1/α, the balancing phase on 1/λ. An implicit solver crosses
+    both in about a thousand steps; the Hessian and its factorisation make the cost grow like the cube of the number of
+    parameters.
+
+    Args:
+        objective: C_λ.
+        weights: θ_0.
+        times: increasing, at least two, from the starting time 0; where to record.
+        rtol: relative tolerance of the solver.
+        atol: absolute tolerance.
+
+    Raises:
+        ValueError: times that do not increase from 0.
+        RuntimeError: the solver gave up.
+    """
+    from scipy.integrate import solve_ivp
+
+    times = np.asarray(times, dtype=np.float64)
+    if times.ndim != 1 or len(times) < 2 or times[0] != 0 or not (np.diff(times) > 0).all():
+        raise ValueError(f"times: got {times}, expected at least two, increasing from 0")
+    shapes = objective.shapes(weights)
+    start = np.append(pack(objective.arrays(weights)), 0.0)
+
+    # The last component is the length of the path.
+    def velocity(_, state):
+        gradient = pack(objective.gradients(unpack(state[:-1], shapes)))
+        return np.append(-gradient, np.linalg.norm(gradient))
+
+    def jacobian(_, state):
+        weights = unpack(state[:-1], shapes)
+        gradient, hessian = pack(objective.gradients(weights)), objective.hessian(weights)
+        out = np.zeros((len(state), len(state)))
+        out[:-1, :-1] = -hessian
+        out[-1, :-1] = hessian @ gradient / max(np.linalg.norm(gradient), 1e-300)
+        return out
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        solution = solve_ivp(
+            velocity, (0.0, times[-1]), start, "LSODA", t_eval=times, jac=jacobian, rtol=rtol, atol=atol
+        )
+    if not solution.success or not np.isfinite(solution.y).all():
+        raise RuntimeError(f"LSODA stopped at t = {solution.t[-1]:.3g} of {times[-1]:.3g}: {solution.message}")
+    return Trajectory(
+        objective,
+        shapes,
+        times,
+        np.ascontiguousarray(solution.y[:-1].T),
+        solution.y[-1],
+        evaluations=solution.nfev,
+        jacobians=solution.njev,
+    )
+
+
+def descend(objective: Objective, weights: Sequence, step_size: float, steps: int, *, record: int = 200) -> Trajectory:
+    """Plain gradient descent θ⁺ = θ − η∇C_λ, and at every step the test of the descent inequality.
+
+    Theorem 4.4 needs smoothness for one thing only: C_λ(θ⁺) ≤ C_λ(θ) − (η/2)‖∇C_λ(θ)‖². A run in which every step
+    satisfies it satisfies the theorem, however large the step; ``descent_gap`` says whether it did.
+
+    Args:
+        objective: C_λ with the smooth activation.
+        weights: θ_0.
+        step_size: η.
+        steps: how many.
+        record: how many states to keep, half of them spaced geometrically, half evenly.
+    """
+    if step_size <= 0 or steps < 1:
+        raise ValueError(f"step_size and steps: got {step_size} and {steps}, expected positive numbers")
+    shapes = objective.shapes(weights)
+    marks = {0, steps, *np.geomspace(1, steps, max(record // 2, 2)).round().astype(int).tolist()}
+    marks |= set(np.linspace(0, steps, max(record // 2, 2)).round().astype(int).tolist())
+    marks = sorted(marks)
+    state = pack(objective.arrays(weights))
+    gradient = np.empty_like(state)
+    views, slots = unpack(state, shapes), unpack(gradient, shapes)
+    transposed = [w.T for w in views]
+    x, y, decay, depth, nonlinear = (
+        objective.x,
+        objective.one_hot,
+        objective.weight_decay,
+        len(shapes),
+        objective.num_nonlinear,
+    )
+    sigma, slope, dot = objective.sigma, objective.slope, np.dot
+    # σ and σ' share a square root, and this loop is all the cost there is: write the smooth ones out.
+    smooth, b = objective.activation == "smooth", (1 - objective.gamma) / 2
+    a = objective.gamma + b
+    states, paths = [], []
+    path, worst, previous, promised = 0.0, -math.inf, math.inf, math.inf
+    for start, stop in itertools.pairwise([0, *marks]):
+        for step in range(start, stop + 1):
+            post, slopes, z = [x], [], x
+            for layer in range(depth):
+                h = dot(z, transposed[layer])
+                if layer >= nonlinear:
+                    z = h
+                elif smooth:
+                    root = np.sqrt(h * h + 1)
+                    slopes.append(a + b * (h / root))
+                    z = a * h + b * (root - 1)
+                else:
+                    slopes.append(slope(h))
+                    z = sigma(h)
+                post.append(z)
+            delta = z - y
+            flat = delta.ravel()
+            cost = 0.5 * dot(flat, flat) + 0.5 * decay * dot(state, state)
+            if cost - promised > worst * previous:
+                worst = (cost - promised) / previous
+            if step == stop:
+                break
+            for layer in range(depth - 1, -1, -1):
+                if layer < nonlinear:
+                    delta = delta * slopes[layer]
+                dot(delta.T, post[layer], out=slots[layer])
+                if layer:
+                    delta = dot(delta, views[layer])
+            gradient += decay * state
+            square = dot(gradient, gradient)
+            previous, promised = cost, cost - 0.5 * step_size * square
+            path += step_size * math.sqrt(square)
+            state -= step_size * gradient
+        states.append(state.copy())
+        paths.append(path)
+        if not math.isfinite(cost) or cost > 1e8:
+            worst = math.inf
+            break
+        # the record step is recomputed at the start of the next stretch; do not test it twice
+        previous, promised = math.inf, math.inf
+    kept = np.array(marks[: len(states)])
+    return Trajectory(
+        objective,
+        shapes,
+        kept * step_size,
+        np.array(states),
+        np.array(paths),
+        step_size=step_size,
+        steps=kept,
+        descent_gap=worst,
+        evaluations=int(kept[-1]),
+    )
+
+
+def largest_step(objective: Objective, weights: Sequence, trial_steps: int = 500, *, precision: float = 0.02) -> float:
+    """The largest step size for which descent from ``weights`` keeps the descent inequality for ``trial_steps`` steps.
+
+    Found by bisection around 1/‖∇²C_λ(θ_0)‖_op. The run that follows must confirm it: see ``descent_gap``.
+    """
+    unit = 1 / float(np.abs(np.linalg.eigvalsh(objective.hessian(weights))).max())
+
+    def kept(factor: float) -> bool:
+        return descend(objective, weights, factor * unit, trial_steps, record=4).descent_gap <= DESCENT_ROUNDING
+
+    low, high = 0.5, 2.5
+    while not kept(low):
+        low, high = low / 2, low
+    while high - low > precision * low:
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if kept(middle) else (low, middle)
+    return low * unit
+
+
+# --- Theorem 4.4: conclusions
+
+
+def theorem_4_4(phase: TwoPhase, trajectory: Trajectory) -> list[Check]:
+    """Every conclusion of Theorem 4.4 on one trajectory: fitting, path, error, norm, balancing, and NC1 a priori."""
+    return [
+        theorem_4_4_fitting(phase, trajectory),
+        theorem_4_4_path(phase, trajectory),
+        theorem_4_4_error(phase, trajectory),
+        theorem_4_4_norm(phase, trajectory),
+        theorem_4_4_balancing(phase, trajectory),
+        theorem_4_4_nc1(phase, trajectory),
+    ]
+
+
+def theorem_4_4_fitting(phase: TwoPhase, trajectory: Trajectory) -> Check:
+    """Fitting: C_λ − λm shrinks at least at the rate α (flow), ln(1/(1−ηα/2))/η (descent), as long as it is positive.
+
+    Measured: the slowest average rate ln(V_0/V(t))/t over recorded times t > 0 with V = C_λ − λm > 0.
+    """
+    hypotheses, excess = _along(phase, trajectory)
+    seen = np.flatnonzero((excess > 0) & (trajectory.times > 0))
+    rates = np.log(phase.excess / excess[seen]) / trajectory.times[seen]
+    eta = trajectory.step_size
+    bound = phase.alpha if eta is None else -math.log1p(-min(eta * phase.alpha / 2, 1 - 1e-16)) / eta
+    measured = float(rates.min()) if len(seen) else math.inf
+    tolerance = 1e-6 if eta is None else 1e-9
+    return Check("Theorem 4.4 (fitting)", "rate", "sharp", hypotheses, measured, bound, ">=", tolerance)
+
+
+def theorem_4_4_path(phase: TwoPhase, trajectory: Trajectory) -> Check:
+    """Fitting: the path up to the last recorded time with C_λ > λm is no longer than :meth:`TwoPhase.path_bound`."""
+    hypotheses, excess = _along(phase, trajectory)
+    measured = float(trajectory.path[np.flatnonzero(excess > 0)].max(initial=0.0))
+    bound = phase.path_bound("flow" if trajectory.step_size is None else "descent")
+    return Check("Theorem 4.4 (path)", "path", "sharp", hypotheses, measured, bound, "<=", 1e-6)
+
+
+def theorem_4_4_error(phase: TwoPhase, trajectory: Trajectory) -> Check:
+    """Fitting: ‖E‖_F ≤ 2√(λm) ≤ ε1 for ever after t_1 (k_1 steps)."""
+    hypotheses, _ = _along(phase, trajectory)
+    late = _after_fitting(phase, trajectory)
+    measured = float(trajectory.errors[late].max(initial=0.0))
+    return Check("Theorem 4.4 (error)", "error", "simple", hypotheses, measured, phase.fitted_error(), "<=", 1e-6)
+
+
+def theorem_4_4_norm(phase: TwoPhase, trajectory: Trajectory) -> Check:
+    """Throughout: ‖θ‖ ≤ √(2m)."""
+    hypotheses, _ = _along(phase, trajectory)
+    measured = float(np.linalg.norm(trajectory.states, axis=1).max())
+    return Check("Theorem 4.4 (norm)", "norm", "simple", hypotheses, measured, phase.radius, "<=", 1e-6)
+
+
+def theorem_4_4_balancing(phase: TwoPhase, trajectory: Trajectory) -> Check:
+    """Balancing: max‖D_ℓ‖_op against e^{−2λt}max‖D_ℓ(0)‖ (flow, an equality for the worst layer) or, after k_1 steps,
+    against :meth:`TwoPhase.descent_imbalance`; the recorded time at which the ratio is largest."""
+    hypotheses, _ = _along(phase, trajectory)
+    eta = trajectory.step_size
+    if eta is None:
+        late = range(len(trajectory))
+        bounds = max(phase.imbalances) * np.exp(-2 * phase.weight_decay * trajectory.times)
+    else:
+        late = _after_fitting(phase, trajectory)
+        bounds = np.array([phase.descent_imbalance(int(k), eta) for k in trajectory.steps])
+    if not len(late):
+        return Check("Theorem 4.4 (balancing)", "imbalance", "simple", hypotheses, math.nan, math.nan, "<=")
+    worst = max(late, key=lambda i: trajectory.imbalances[i] / bounds[i])
+    measured = float(trajectory.imbalances[worst])
+    tolerance = THREE_DIGITS if eta is None else 1e-9
+    return Check("Theorem 4.4 (balancing)", "imbalance", "simple", hypotheses, measured, bounds[worst], "<=", tolerance)
+
+
+def theorem_4_4_nc1(phase: TwoPhase, trajectory: Trajectory, form: str = "sharp") -> Check:
+    """Conclusion: NC1(Z_{L−1}) at the last time against :meth:`TwoPhase.nc1_bound`, which knows θ_0, λ and t only."""
+    hypotheses, _ = _along(phase, trajectory)
+    eta = trajectory.step_size
+    if eta is None:
+        time = float(trajectory.times[-1])
+        slack, imbalance = phase.slack(time), max(phase.imbalances) * math.exp(-2 * phase.weight_decay * time)
+    else:
+        steps = int(trajectory.steps[-1])
+        slack, imbalance = phase.slack_after(steps, eta), phase.descent_imbalance(steps, eta)
+    done = Hypothesis("t ≥ t_1" if eta is None else "k ≥ k_1", *_clock(phase, trajectory), ">=")
+    bound = phase.nc1_bound(imbalance, form, slack)
+    measured = float(trajectory.nc1[-1])
+    return Check("Theorem 4.4 (NC1, a priori)", "nc1", form, (*hypotheses, done), measured, bound, "<=")
+
+
+# How much of the cost, relatively, the descent inequality may be missed by: the rounding of two costs.
+DESCENT_ROUNDING = 1e-12
+
+
+def _along(phase: TwoPhase, trajectory: Trajectory) -> tuple[tuple[Hypothesis, ...], np.ndarray]:
+    """The hypotheses of the theorem for this trajectory, and C_λ − λm along it."""
+    decay = trajectory.objective.weight_decay
+    if not math.isclose(phase.weight_decay, decay, rel_tol=1e-6):
+        raise ValueError(f"phase: got constants for λ = {phase.weight_decay:g}, expected {decay:g}, the trajectory's")
+    if trajectory.step_size is None:
+        hypotheses = phase.hypotheses("flow")
+    else:
+        hypotheses = (
+            *phase.hypotheses("descent"),
+            Hypothesis("ηλ ≤ 1", trajectory.step_size * decay, 1.0, "<="),
+            Hypothesis("descent inequality: largest violation", trajectory.descent_gap, DESCENT_ROUNDING, "<="),
+        )
+    return hypotheses, trajectory.costs - decay * phase.m
+
+
+def _clock(phase: TwoPhase, trajectory: Trajectory) -> tuple[float, float]:
+    if trajectory.step_size is None:
+        return float(trajectory.times[-1]), phase.t1
+    return float(trajectory.steps[-1]), float(phase.k1(trajectory.step_size))
+
+
+def _after_fitting(phase: TwoPhase, trajectory: Trajectory) -> np.ndarray:
+    if trajectory.step_size is None:
+        return np.flatnonzero(trajectory.times >= phase.t1)
+    return np.flatnonzero(trajectory.steps >= phase.k1(trajectory.step_size))
+
+
+# --- small pieces
+
+
+def _detached(value):
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+
+
+def _array(value, name: str) -> np.ndarray:
+    """``value`` as a finite float64 matrix."""
+    array = np.asarray(_detached(value), dtype=np.float64)
+    if array.ndim != 2:
+        raise ValueError(f"{name}: got shape {array.shape}, expected two dimensions")
+    return array
+
+
+def _norm2(arrays: Sequence[np.ndarray]) -> float:
+    return float(sum(np.vdot(a, a) for a in arrays))
+
+
+def _op(matrix: np.ndarray) -> float:
+    return float(np.linalg.norm(matrix, 2))
+
+
+def _smin(matrix: np.ndarray) -> float:
+    return float(np.linalg.svd(matrix, compute_uv=False)[-1])
