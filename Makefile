@@ -92,7 +92,7 @@ CHAPTER_RUNS := $(CHAPTERS:%=run-%)
 $(CHAPTER_RUNS): run-%:
 	@$(RUN) $* --into $(INTO)
 ifneq ($(filter $(LEDGER),$(CHAPTERS)),)
-run-$(LEDGER): $(filter-out run-$(LEDGER),$(CHAPTER_RUNS))
+run-$(LEDGER): $(filter-out run-$(LEDGER),$(filter run-%,$(MAKECMDGOALS)))
 endif
 
 # --- checks

@@ -236,7 +236,7 @@ def test_the_plan_names_the_cost_and_puts_the_longest_first(project, capsys):
     costs = {"01_a": {"quick-cpu": 10}, "02_b": {"quick-cpu": 50}, "09_ledger": {"quick-cpu": 5}}
     (project / "costs.json").write_text(json.dumps(costs))
     order = notebook.plan(["01_a", "02_b", "09_ledger"], settings(project), jobs=2)
-    assert order.split() == ["02_b", "01_a", "09_ledger"]
+    assert order == ["02_b", "01_a", "09_ledger"]
     said = capsys.readouterr().err
     assert "3 of 3 notebooks to execute, about 50 s with 2 side by side" in said
 

@@ -2,7 +2,7 @@
 
     python tools/notebook.py 03_descent               refresh book/03_descent.ipynb
     python tools/notebook.py 03_descent --into DIR    the same into another folder (what `make book` does)
-    python tools/notebook.py --plan [NAMES]           print the names in running order, and the cost
+    python tools/notebook.py --plan [NAMES]           merge changed prose; print what must be executed, and the cost
     python tools/notebook.py --check [NAMES]          fail where a chapter and its notebook differ
 
 A chapter is executed only when something that can change its outputs has changed: its code cells, the
@@ -489,8 +489,8 @@ def stale(name: str, settings: Settings) -> bool:
     return not up_to_date(notebook, read_notebook(target), fingerprint(name, notebook, settings))
 
 
-def plan(names: list[str], settings: Settings, jobs: int = 1, force: bool = False) -> str:
-    """The chapters in running order, longest first; on stderr, how many will be executed and the cost."""
+def plan(names: list[str], settings: Settings, jobs: int = 1, force: bool = False) -> list[str]:
+    """Settle what needs no execution; return the chapters that do, longest first, and say what they will cost."""
     waiting = [name for name in names if force or stale(name, settings)]
     if settings.ledger in names and waiting and settings.ledger not in waiting:
         waiting.append(settings.ledger)  # what it reads is about to change
@@ -501,13 +501,16 @@ def plan(names: list[str], settings: Settings, jobs: int = 1, force: bool = Fals
         text += f", about {max(sum(known) / jobs, *known):.0f} s with {jobs} side by side"
     if unknown := len(waiting) - len(known):
         text += f" ({unknown} never timed here)"
-    print(
-        text + "".join(f"\n  {name}: {f'{c:.0f} s' if c else 'not timed'}" for name, c in costs.items()),
-        file=sys.stderr,
-    )
-    # Make starts them in this order: those never timed first, then the longest; the ledger waits for all the others.
-    longest_first = sorted(names, key=lambda name: -(costs[name] or 1e9) if name in costs else 0.0)
-    return " ".join(sorted(longest_first, key=lambda name: name == settings.ledger))
+    print(text, file=sys.stderr)
+    for name in names:
+        if name not in waiting:
+            target = settings.into / f"{name}.ipynb"
+            notebook, previous = read_chapter(settings.source / f"{name}.md"), read_notebook(target)
+            merged = merge(notebook, previous, previous.metadata[PACKAGE]["hash"])
+            if write_notebook(merged, target, settings):
+                print(f"[{name}] prose merged, nothing to execute", file=sys.stderr)
+    # Those never timed first, then the longest; the ledger waits for all the others.
+    return sorted(waiting, key=lambda name: (name == settings.ledger, -(costs[name] or 1e9)))
 
 
 def differences(name: str, settings: Settings) -> list[str]:
@@ -584,7 +587,7 @@ def main(arguments: list[str] | None = None) -> int:
             print("\n".join(problems) or f"{len(names)} chapters agree with their notebooks", file=sys.stderr)
             return bool(problems)
         if args.plan:
-            print(plan(names, settings, args.jobs, args.force))
+            print(*plan(names, settings, args.jobs, args.force))
             return 0
         for name in names:
             refresh(name, settings, args.force)

@@ -72,7 +72,8 @@ def stage(target: Path, url: str, branch: str, committed: bool = False, root: Pa
         if not path.is_file() or hidden or (path.parent == book and path.stem in chapters):
             continue
         if path.suffix != ".ipynb":
-            wanted[relative] = path
+            # Jupyter Book looks for style sheets beside its configuration.
+            wanted[path.relative_to(book) if "_static" in relative.parts else relative] = path
     if committed:
         wanted |= {Path("book") / f"{name}.ipynb": book / f"{name}.ipynb" for name in sorted(chapters)}
     kept = set() if committed else {Path("book") / f"{name}.ipynb" for name in chapters}
