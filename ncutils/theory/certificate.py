@@ -208,6 +208,8 @@ def linear_head(model: nn.Module, x: Tensor, y: Tensor, *, batch_size: int = 200
         x = x.to(first.device)
     if x.is_floating_point():
         x = x.double()
+        if not torch.isfinite(x).all():
+            raise ValueError("x: got NaN or infinite entries, expected finite numbers")
     with torch.no_grad():
         names = _find_head(model, x[: min(len(x), 16)])
         linears = [model.get_submodule(name) for name in names]

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ncutils.theory.checks import Check, Hypothesis
+from ncutils.theory.checks import RELATIVE_TOLERANCE, Check, Hypothesis
 from ncutils.theory.sufficient import LinearHead, _known_form, _nth, as_head, op_norm, telescoping_error
 
 __all__ = [
@@ -40,6 +40,8 @@ __all__ = [
     "theorem_5_2_posteriori",
 ]
 
+# arccosh(1 + t) ≈ √(2t): a rounding error of 1e-16 in g is one of 1e-8 in the certificate of a perfect head.
+ARCCOSH_TOLERANCE = 1e-7
 # A linear head's kernel is assembled densely up to this order; Lanczos, ten times faster at order 640, beyond.
 DENSE_ORDER = 128
 
@@ -123,7 +125,8 @@ def proposition_5_1(weights: Sequence[Tensor], features: Tensor, y: Tensor, form
     head = as_head(weights, features, y)
     hypotheses = (_full_rank_output(head),) if form == "sharp" else (head.error_below(head.label_scale, "s_K(Y)"),)
     sides = proposition_5_1_sides(head, form)
-    return Check("Proposition 5.1", "kappa_head", form, hypotheses, *sides, "<=")
+    tolerance = ARCCOSH_TOLERANCE if form == "sharp" else RELATIVE_TOLERANCE
+    return Check("Proposition 5.1", "kappa_head", form, hypotheses, *sides, "<=", tolerance)
 
 
 def _full_rank_output(head: LinearHead) -> Hypothesis:
@@ -147,7 +150,8 @@ def layer_conditioning(weights: Sequence[Tensor], features: Tensor, y: Tensor) -
     """
     head = as_head(weights, features, y)
     sides = layer_conditioning_sides(head)
-    return Check("Theorem 5.2 (all layers)", "layers", "sharp", (_full_rank_output(head),), *sides, "<=")
+    hypotheses, rounding = (_full_rank_output(head),), 1e-14 * head.num_classes * head.depth
+    return Check("Theorem 5.2 (all layers)", "layers", "sharp", hypotheses, *sides, "<=", rounding=rounding)
 
 
 def theorem_5_2_posteriori_sides(head: LinearHead) -> tuple[Tensor, Tensor]:
@@ -167,7 +171,8 @@ def theorem_5_2_posteriori(weights: Sequence[Tensor], features: Tensor, y: Tenso
     """
     head = as_head(weights, features, y)
     sides = theorem_5_2_posteriori_sides(head)
-    return Check("Theorem 5.2 (last layer)", "kappa_W_L", "sharp", (_full_rank_output(head),), *sides, "<=")
+    hypotheses = (_full_rank_output(head),)
+    return Check("Theorem 5.2 (last layer)", "kappa_W_L", "sharp", hypotheses, *sides, "<=", ARCCOSH_TOLERANCE)
 
 
 # --- near-minimisers
@@ -364,8 +369,8 @@ def linear_ntk_norm(weights: Sequence[Tensor], features: Tensor, y: Tensor) -> f
 def ntk_norm(model: nn.Module, x: Tensor, steps: int = 60, tol: float = 1e-6) -> float:
     """Largest eigenvalue of the whole network's tangent kernel Θ = JJᵀ at inputs x, all parameters together.
 
-    J is the Jacobian of the flattened outputs by the parameters; it is only ever applied (one forward-mode and one
-    reverse-mode product a Lanczos step). The model is evaluated as it stands, in its own precision.
+    J is the Jacobian of the flattened outputs by the parameters; it is only ever applied, two reverse passes a Lanczos
+    step. The model is evaluated as it stands, in its own precision; its gradients are left alone.
 
     Args:
         model: any module whose output on ``x`` is one tensor.
@@ -373,17 +378,15 @@ def ntk_norm(model: nn.Module, x: Tensor, steps: int = 60, tol: float = 1e-6) ->
         steps: most Lanczos steps.
         tol: relative change at which to stop.
     """
-    parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    buffers = dict(model.named_buffers())
-
-    def output(p):
-        return torch.func.functional_call(model, {**p, **buffers}, (x,))
-
-    value, pullback = torch.func.vjp(output, parameters)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    value = model(x)
+    # Jv by differentiating the pullback u ↦ Jᵀu, which is linear: forward mode would cost seconds to import
+    u = torch.zeros_like(value, requires_grad=True)
+    pullback = torch.autograd.grad(value, parameters, u, create_graph=True)
 
     def apply(v: Tensor) -> Tensor:
-        (back,) = pullback(v)
-        return torch.func.jvp(output, (parameters,), (back,))[1]
+        back = torch.autograd.grad(value, parameters, v, retain_graph=True)
+        return torch.autograd.grad(pullback, u, back, retain_graph=True)[0]
 
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(value.shape, generator=generator).to(value)
