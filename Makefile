@@ -38,7 +38,7 @@ help:
 	@echo 'make notebooks   refresh the committed outputs; one chapter: make notebook NAME=03_descent'
 	@echo 'make data        download the full MNIST and CIFAR-10 into data/ (the default needs no download)'
 	@echo 'make paper       the experiments at the size of the paper (a GPU: DEVICE=cuda)'
-	@echo 'make bench       side-by-side timings     make lint    ruff     make clean   remove what was built'
+	@echo 'make bench       side-by-side timings     make lint    ruff     make clean   remove _build'
 	@echo 'make url REPO_URL=https://...             write the address of the repository into the pages for Colab'
 	@echo ''
 	@echo 'PROFILE=quick|paper  DEVICE=cpu|cuda  REPO_URL=https://github.com/you/repo  BRANCH=main  JOBS=2'
@@ -50,6 +50,7 @@ venv: $(STAMP)
 # pip's notices about package indexes that do not exist on a machine are dropped; its errors are not.
 $(STAMP): | pyproject.toml requirements.txt
 	@echo "installing into $(VENV) (a few minutes the first time: PyTorch is large)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and f"Python 3.10 or newer, please (PYTHON=python3.12): this is {sys.version}")'
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install -q -r requirements.txt 2> >(grep -v "is ignored: it is neither a file nor a directory" >&2)
 	@$(PY) -m pip install -q --no-deps -e . 2> >(grep -v "is ignored: it is neither a file nor a directory" >&2)

@@ -14,7 +14,9 @@ import json
 import math
 import os
 import re
+import sys
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent
 TOLERANCE = 0.25
@@ -22,21 +24,50 @@ TOLERANCE = 0.25
 NUMBER = re.compile(r"(?<![\w.,])[-+−]?(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\d])")
 
 
+# What the kernels of the notebooks under validation see; the rest of a test session does not.
+KERNEL_ENVIRONMENT = {
+    "NCUTILS_CACHE": "off",
+    "NCUTILS_PROFILE": "quick",
+    "NCUTILS_DEVICE": "cpu",
+    "PYTHONHASHSEED": "0",
+    "TQDM_DISABLE": "1",
+}
+
+
 def pytest_configure(config) -> None:
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     if not (getattr(config.option, "nbval", False) or getattr(config.option, "nbval_lax", False)):
         return
-    os.environ.update(
-        NCUTILS_CACHE="off",
-        PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        PYTHONHASHSEED="0",
-        TQDM_DISABLE="1",
-    )
     config.option.nbval_current_env = True
+    config.option.nbval_kernel_startup_timeout = max(config.option.nbval_kernel_startup_timeout, 180)
     if config.option.nbval_sanitize_with is None:
         config.option.nbval_sanitize_with = str(ROOT / "tools" / "nbval_sanitize.cfg")
+    if config.option.color == "auto" and not sys.stdout.isatty():
+        config.option.color = "no"
+    _start_kernels_in_this_checkout()
     _compare_approx_cells_by_value()
+
+
+def pytest_itemcollected(item) -> None:
+    if hasattr(item, "output_timeout"):
+        item.output_timeout = 120  # nbval gives a kernel 5 s to send what it printed: too little on a busy machine
+
+
+def _start_kernels_in_this_checkout() -> None:
+    from nbval.plugin import IPyNbFile
+
+    start = IPyNbFile.setup
+    if getattr(start, "in_this_checkout", False):
+        return
+
+    def setup(self):
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        with mock.patch.dict(os.environ, KERNEL_ENVIRONMENT, PYTHONPATH=path):
+            start(self)
+
+    setup.in_this_checkout = True
+    IPyNbFile.setup = setup
 
 
 def _compare_approx_cells_by_value() -> None:

@@ -94,6 +94,11 @@ def test_the_table_of_contents_names_every_page_once():
     assert all(name.endswith(".ipynb") for name in names if Path(name).stem[0].isdigit())  # not "multiple files found"
 
 
+def test_the_map_on_the_front_page_leads_to_every_chapter():
+    linked = set(re.findall(r"\]\((\w+)\)", (BOOK / "index.md").read_text(encoding="utf-8")))
+    assert set(CHAPTERS) <= linked
+
+
 def test_notebooks_without_a_chapter_do_not_linger():
     assert sorted(path.stem for path in BOOK.glob("*.ipynb")) == CHAPTERS
 

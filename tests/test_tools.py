@@ -209,6 +209,13 @@ def test_a_chapter_is_executed_once_then_merged_then_executed_again(project, cap
     assert (project / "_build" / "failed" / "01_a.ipynb").is_file()
 
 
+def test_an_error_of_syntax_is_reported_like_any_other(project):
+    path = write(project, "01_a", cell("from ncutils import metrics"), cell("x = 1\n\nif x = 2:\n    pass"))
+    line = 1 + path.read_text().splitlines().index("if x = 2:")
+    with pytest.raises(notebook.ChapterError, match=rf"^book/01_a.md:{line}: SyntaxError"):
+        notebook.refresh("01_a", settings(project))
+
+
 def test_the_profile_and_the_device_reach_the_notebook(project):
     write(project, "01_a", cell("import os\nprint(os.environ['NCUTILS_PROFILE'], os.environ['NCUTILS_DEVICE'])"))
     into = project / "elsewhere"

@@ -112,6 +112,14 @@ def source_lines(path: Path) -> list[int]:
 # What a chapter depends on
 
 
+def _parse(code: str) -> ast.Module:
+    """The syntax tree; an empty one for code that does not parse, whose error is the kernel's to report."""
+    try:
+        return ast.parse(code)
+    except SyntaxError:
+        return ast.Module(body=[], type_ignores=[])
+
+
 def _module_file(root: Path, module: str) -> Path | None:
     path = root.joinpath(*module.split("."))
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):
@@ -136,7 +144,7 @@ def _lazy_exports(root: Path, package: str) -> dict[str, str]:
                 return name
         return None
 
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(_parse(file.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Dict):
             continue
         for key, value in zip(node.keys, node.values, strict=True):
@@ -210,7 +218,7 @@ def _named_folders(tree: ast.AST) -> set[str]:
 
 def dependencies(code: str, root: Path = ROOT) -> list[Path]:
     """Files whose contents can change what `code` prints: modules reached through imports, data they name."""
-    tree = ast.parse(code)
+    tree = _parse(code)
     folders = _named_folders(tree)
     waiting, modules = sorted(_direct_imports(tree, root)), {}
     while waiting:
@@ -219,7 +227,7 @@ def dependencies(code: str, root: Path = ROOT) -> list[Path]:
             if name in modules or (file := _module_file(root, name)) is None:
                 continue
             modules[name] = file
-            inner = ast.parse(file.read_text(encoding="utf-8"))
+            inner = _parse(file.read_text(encoding="utf-8"))
             folders |= _named_folders(inner)
             # An __init__ that exports lazily imports nothing by itself: its strings are names, not imports.
             if not _lazy_exports(root, name):
@@ -262,7 +270,8 @@ def fingerprint(name: str, notebook, settings: Settings) -> str:
             digest.update(len(part).to_bytes(8, "big") + part)
 
     add(settings.profile, settings.device, *sources)
-    for path in dependencies("\n".join(plain_python(source) for source in sources), settings.root):
+    code = [plain_python(source) for source in sources]
+    for path in dependencies("\n".join(text for text in code if _parse(text).body), settings.root):
         add(path.relative_to(settings.root).as_posix(), path.read_bytes())
     if name == settings.ledger:
         for other in chapters(settings.source):
