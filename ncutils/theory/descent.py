@@ -6,16 +6,12 @@ Every statement of the section as a function that returns a :class:`~ncutils.the
   :func:`balancedness_step`, :func:`balancedness_flow`, :func:`balancedness_stationary`;
 * Assumptions 4.1 to 4.3: :func:`assumption_4_1`, :func:`assumption_4_2`, :meth:`TwoPhase.assumption_4_3`;
 * the pyramid PL lemma (:func:`pyramid_pl`) and Proposition 4.5 (:func:`proposition_4_5`);
-* Theorem 4.4: its constants (:class:`TwoPhase`), its conclusions along a trajectory (``theorem_4_4_*``), and the
-  means to produce one: an initialisation that meets Assumption 4.3, the gradient flow through a stiff solver
-  (:func:`flow`), and plain gradient descent (:func:`descend`).
-
-The objective is that of the theorems, ``C_λ(θ) = ½‖f(X) − Y‖_F² + (λ/2)‖θ‖²``: a sum over samples. A training run on
-the mean over N samples with weight decay λ' and step η' is this with ``λ = Nλ'`` and ``η = η'/N``.
+* Theorem 4.4: its constants (:class:`TwoPhase`), an initialisation that meets its hypotheses (:func:`initialise`), and
+  its conclusions along a trajectory of :mod:`ncutils.theory.dynamics` (``theorem_4_4_*``).
 
 Form ``"simple"`` is this project's explicit constants, ``"sharp"`` the same argument with less thrown away,
-``"paper"`` what is recalled of the paper (second-hand for Assumption 4.3 and Proposition 4.5). All is float64; rows
-are samples, weights are ``(out, in)``. The trajectories are small and run in NumPy, where a step costs microseconds.
+``"paper"`` what is recalled of the paper (second-hand for Assumption 4.3 and Proposition 4.5). Everything is float64;
+rows are samples, weights are ``(out, in)``.
 """
 
 from __future__ import annotations
@@ -24,28 +20,31 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ncutils.theory.checks import Check, Hypothesis
+from ncutils.theory.dynamics import (
+    DESCENT_ROUNDING,
+    Objective,
+    Trajectory,
+    as_matrix,
+    imbalances,
+    norm2,
+    op_norm,
+    smallest,
+)
 
 __all__ = [
-    "Objective",
-    "Trajectory",
     "TwoPhase",
     "assumption_4_1",
     "assumption_4_2",
     "balancedness_flow",
     "balancedness_stationary",
     "balancedness_step",
-    "descend",
-    "flow",
-    "imbalances",
     "initialise",
-    "largest_step",
     "proposition_4_5",
     "pyramid_pl",
     "smallest_scale",
@@ -64,224 +63,8 @@ ROUNDING = 1e-14
 # "To three digits", for a trajectory that a solver has integrated.
 THREE_DIGITS = 1e-3
 
-_ACTIVATIONS = ("smooth", "relu", "identity")
-
-
-# --- the objective
-
-
-@dataclass(frozen=True, eq=False)
-class Objective:
-    """C_λ of one bias-free network on one data set: its value, gradient and Hessian.
-
-    Attributes:
-        x: inputs ``(N, d)``.
-        y: ``(N,)`` labels 0..K−1, every class equally often.
-        num_nonlinear: L1, how many layers are followed by the activation.
-        weight_decay: λ.
-        activation: ``"smooth"`` (Assumption 4.2), ``"relu"`` or ``"identity"``.
-        gamma: least slope of the smooth activation.
-
-    Weights are sequences of L arrays or tensors ``(out, in)``; a *state* is all of them in one flat array.
-
-    Raises:
-        ValueError: shapes that do not fit, unbalanced classes, entries that are not finite.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    num_nonlinear: int
-    weight_decay: float
-    activation: str = "smooth"
-    gamma: float = 0.5
-
-    def __post_init__(self):
-        x, y = _array(self.x, "x"), np.asarray(_detached(self.y))
-        if y.ndim != 1 or y.dtype.kind not in "iu" or len(y) != len(x):
-            raise ValueError(f"y: got {y.dtype} of shape {y.shape}, expected {len(x)} integer labels")
-        counts = np.bincount(y)
-        if len(counts) < 2 or counts.min() != counts.max():
-            raise ValueError(f"y: got class counts {counts.tolist()}, expected at least 2 classes of one size")
-        if self.num_nonlinear < 1:
-            raise ValueError(f"num_nonlinear: got {self.num_nonlinear}, expected at least 1")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay: got {self.weight_decay}, expected >= 0")
-        if self.activation not in _ACTIVATIONS:
-            raise ValueError(f"activation: got {self.activation!r}, expected one of {_ACTIVATIONS}")
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma: got {self.gamma}, expected 0 < gamma <= 1")
-        object.__setattr__(self, "x", x)
-        object.__setattr__(self, "y", y.astype(np.int64))
-
-    @property
-    def num_samples(self) -> int:
-        return len(self.x)
-
-    @property
-    def num_classes(self) -> int:
-        return int(self.y.max()) + 1
-
-    @cached_property
-    def one_hot(self) -> np.ndarray:
-        """Yᵀ, ``(N, K)``."""
-        return np.eye(self.num_classes)[self.y]
-
-    # --- the activation and its two derivatives
-
-    def sigma(self, h: np.ndarray) -> np.ndarray:
-        if self.activation == "relu":
-            return np.maximum(h, 0)
-        if self.activation == "identity":
-            return h
-        return self.gamma * h + (1 - self.gamma) * (h + np.sqrt(h * h + 1) - 1) / 2
-
-    def slope(self, h: np.ndarray) -> np.ndarray:
-        if self.activation == "relu":
-            return (h > 0).astype(np.float64)
-        if self.activation == "identity":
-            return np.ones_like(h)
-        return self.gamma + (1 - self.gamma) * (1 + h / np.sqrt(h * h + 1)) / 2
-
-    def curvature(self, h: np.ndarray) -> np.ndarray:
-        if self.activation != "smooth":
-            return np.zeros_like(h)
-        return (1 - self.gamma) / 2 * (h * h + 1) ** -1.5
-
-    # --- states and weights
-
-    def shapes(self, weights: Sequence) -> tuple[tuple[int, int], ...]:
-        """The shapes of ``weights``, checked against each other and the data."""
-        shapes = tuple(tuple(w.shape) for w in weights)
-        if len(shapes) <= self.num_nonlinear:
-            raise ValueError(
-                f"weights: got {len(shapes)} layers, expected more than num_nonlinear = {self.num_nonlinear}"
-            )
-        width = self.x.shape[1]
-        for i, shape in enumerate(shapes):
-            if len(shape) != 2 or shape[1] != width:
-                raise ValueError(f"weights[{i}]: got shape {shape}, expected (out, {width})")
-            width = shape[0]
-        if width != self.num_classes:
-            raise ValueError(f"weights: the last layer has {width} outputs, expected K = {self.num_classes}")
-        return shapes
-
-    def arrays(self, weights: Sequence) -> list[np.ndarray]:
-        """``weights`` as float64 arrays."""
-        self.shapes(weights)
-        return [_array(w, f"weights[{i}]") for i, w in enumerate(weights)]
-
-    # --- values
-
-    def features(self, weights: Sequence) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Pre-activations H_1..H_L and features Z_0..Z_L, each ``(N, n_ℓ)``."""
-        pre, post = [], [self.x]
-        for layer, w in enumerate(weights):
-            pre.append(post[-1] @ w.T)
-            post.append(self.sigma(pre[-1]) if layer < self.num_nonlinear else pre[-1])
-        return pre, post
-
-    def data_cost(self, weights: Sequence) -> float:
-        """C_0 = ½‖f(X) − Y‖_F²."""
-        return 0.5 * float(np.sum((self.features(self.arrays(weights))[1][-1] - self.one_hot) ** 2))
-
-    def cost(self, weights: Sequence) -> float:
-        """C_λ."""
-        weights = self.arrays(weights)
-        return self.data_cost(weights) + 0.5 * self.weight_decay * _norm2(weights)
-
-    def data_gradients(self, weights: Sequence) -> list[np.ndarray]:
-        """∇_ℓ C_0 for ℓ = 1..L, shaped like the weights."""
-        weights = self.arrays(weights)
-        pre, post = self.features(weights)
-        delta = post[-1] - self.one_hot
-        gradients = [np.empty(0)] * len(weights)
-        for layer in reversed(range(len(weights))):
-            if layer < self.num_nonlinear:
-                delta = delta * self.slope(pre[layer])
-            gradients[layer] = delta.T @ post[layer]
-            if layer:
-                delta = delta @ weights[layer]
-        return gradients
-
-    def gradients(self, weights: Sequence) -> list[np.ndarray]:
-        """∇_ℓ C_λ."""
-        weights = self.arrays(weights)
-        return [g + self.weight_decay * w for g, w in zip(self.data_gradients(weights), weights, strict=True)]
-
-    def hessian(self, weights: Sequence) -> np.ndarray:
-        """∇²C_λ, ``(p, p)``, exact: the derivative of the backward pass along every coordinate at once.
-
-        The tangents of layer ``l``'s coordinates start at layer ``l``, so they are carried from there only.
-        """
-        weights = self.arrays(weights)
-        depth, samples = len(weights), self.num_samples
-        pre, post = self.features(weights)
-        slopes = [self.slope(h) for h in pre[: self.num_nonlinear]]
-        curvatures = [self.curvature(h) for h in pre[: self.num_nonlinear]]
-        ends = np.cumsum([0] + [w.size for w in weights])
-        # deltas[l] = ∂C_0/∂H_l, errors[l] = ∂C_0/∂Z_l
-        deltas, errors = [None] * depth, [None] * depth
-        error = post[-1] - self.one_hot
-        for layer in reversed(range(depth)):
-            errors[layer] = error
-            deltas[layer] = error * slopes[layer] if layer < self.num_nonlinear else error
-            error = deltas[layer] @ weights[layer]
-        hessian = np.empty((ends[-1], ends[-1]))
-        for start in range(depth):
-            rows, cols = weights[start].shape
-            block = slice(ends[start], ends[start + 1])
-            # tangent of H_start along W[i, j]: column i is Z_{start-1}[:, j], the rest zero
-            tangent = np.zeros((rows, cols, samples, rows))
-            tangent[np.arange(rows), :, :, np.arange(rows)] = post[start].T
-            tangent = tangent.reshape(rows * cols, samples, rows)
-            tangents, pre_tangents = {}, {}
-            for layer in range(start, depth):
-                if layer > start:
-                    tangent = tangent @ weights[layer].T
-                pre_tangents[layer] = tangent
-                if layer < self.num_nonlinear:
-                    tangent = tangent * slopes[layer]
-                tangents[layer] = tangent
-            change = tangent
-            for layer in reversed(range(depth)):
-                if layer < self.num_nonlinear:
-                    change = change * slopes[layer]
-                    if layer in pre_tangents:
-                        change = change + errors[layer] * curvatures[layer] * pre_tangents[layer]
-                part = change.transpose(0, 2, 1) @ post[layer]
-                if layer - 1 in tangents:
-                    part = part + deltas[layer].T @ tangents[layer - 1]
-                hessian[block, ends[layer] : ends[layer + 1]] = part.reshape(rows * cols, -1)
-                if layer == 0:
-                    break
-                change = change @ weights[layer]
-                if layer == start:
-                    # W[i, j] itself also carries the backward pass: delta @ E_ij puts delta[:, i] in column j
-                    direct = np.zeros((rows, cols, samples, cols))
-                    direct[:, np.arange(cols), :, np.arange(cols)] = deltas[layer].T
-                    change = change + direct.reshape(rows * cols, samples, cols)
-        hessian[np.diag_indices_from(hessian)] += self.weight_decay
-        return hessian
-
-
-def pack(weights: Sequence) -> np.ndarray:
-    """All weights in one flat state."""
-    return np.concatenate([np.asarray(w).ravel() for w in weights])
-
-
-def unpack(state: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-    """Views of a flat state as weights."""
-    ends = np.cumsum([0] + [a * b for a, b in shapes])
-    return [state[i:j].reshape(s) for (i, j), s in zip(itertools.pairwise(ends), shapes, strict=True)]
-
 
 # --- balancedness
-
-
-def imbalances(weights: Sequence, num_nonlinear: int = 0) -> list[np.ndarray]:
-    """D_ℓ = W_{ℓ+1}ᵀW_{ℓ+1} − W_ℓW_ℓᵀ for every pair of neighbours in the linear part, first to last."""
-    linear = [_array(w, "weights") for w in weights][num_nonlinear:]
-    return [b.T @ b - a @ a.T for a, b in itertools.pairwise(linear)]
 
 
 def balancedness_step(
@@ -312,7 +95,7 @@ def balancedness_step(
     Returns:
         The largest discrepancy over the layers against rounding. A step with momentum violates it.
     """
-    before, after = ([_array(w, "weights") for w in side] for side in (before, after))
+    before, after = ([as_matrix(w, "weights") for w in side] for side in (before, after))
     if len(before) != len(after) or any(a.shape != b.shape for a, b in zip(before, after, strict=True)):
         raise ValueError("after: got weights of other shapes than before")
     shrink = 1 - step_size * weight_decay
@@ -335,7 +118,7 @@ def balancedness_step(
         homogeneity = float(np.abs(probe.sigma(grid) - probe.slope(grid) * grid).max())
         hypotheses = (Hypothesis("σ'(h)h = σ(h): largest gap", homogeneity, 1e-12, "<="),)
     name = "Balancedness lemma (descent, diagonal)" if diagonal else "Balancedness lemma (descent)"
-    return Check(name, "imbalance_step", "exact", hypotheses, worst, allowed, "<=")
+    return Check(name, "imbalance_step", "exact", hypotheses, worst, float(allowed), "<=")
 
 
 def balancedness_flow(trajectory: Trajectory, tolerance: float = THREE_DIGITS) -> Check:
@@ -372,8 +155,8 @@ def balancedness_stationary(objective: Objective, weights: Sequence) -> Check:
     decay = objective.weight_decay
     rows = []
     for l in range(objective.num_nonlinear, len(weights) - 1):
-        w, v, g, h = (_op(a) for a in (weights[l], weights[l + 1], gradients[l], gradients[l + 1]))
-        measured = _op(weights[l + 1].T @ weights[l + 1] - weights[l] @ weights[l].T)
+        w, v, g, h = (op_norm(a) for a in (weights[l], weights[l + 1], gradients[l], gradients[l + 1]))
+        measured = op_norm(weights[l + 1].T @ weights[l + 1] - weights[l] @ weights[l].T)
         rows.append((measured, (v * h + g * w) / decay if decay else math.inf))
     measured, bound = (max(column) for column in zip(*rows, strict=True))
     hypotheses = (Hypothesis("λ > 0", decay, 0.0, ">"),)
@@ -427,10 +210,10 @@ def pyramid_pl(objective: Objective, weights: Sequence) -> Check:
 def pl_constant(objective: Objective, weights: Sequence) -> float:
     """α(θ) of :func:`pyramid_pl`."""
     weights = objective.arrays(weights)
-    root = _smin(objective.features(weights)[1][1]) if len(weights[0]) >= objective.num_samples else 0.0
+    root = smallest(objective.features(weights)[1][1]) if len(weights[0]) >= objective.num_samples else 0.0
     root *= objective.gamma ** (objective.num_nonlinear - 1) if objective.activation == "smooth" else 1.0
     for w in weights[2:]:
-        root *= _smin(w)
+        root *= smallest(w)
     return root**2
 
 
@@ -457,12 +240,12 @@ def proposition_4_5(
         factor, m = alpha / 4, (1 + math.sqrt(4 * decay / alpha)) ** 2 * radius**2
     else:
         raise ValueError(f"form: got {form!r}, expected 'simple' or 'paper'")
-    measured = 0.5 * _norm2(objective.gradients(weights))
+    measured = 0.5 * norm2(objective.gradients(weights))
     bound = factor * (objective.cost(weights) - decay * m)
     slack = 1 + 1e-12
     hypotheses = (
-        Hypothesis("½‖∇C_0‖² ≥ αC_0", 0.5 * _norm2(objective.data_gradients(weights)) * slack, alpha * cost, ">="),
-        Hypothesis("‖θ‖ ≤ R", math.sqrt(_norm2(weights)), radius * slack, "<="),
+        Hypothesis("½‖∇C_0‖² ≥ αC_0", 0.5 * norm2(objective.data_gradients(weights)) * slack, alpha * cost, ">="),
+        Hypothesis("‖θ‖ ≤ R", math.sqrt(norm2(weights)), radius * slack, "<="),
         Hypothesis("α > 0", alpha, 0.0, ">"),
     )
     return Check("Proposition 4.5", "gradient", form, hypotheses, measured, bound, ">=")
@@ -534,12 +317,12 @@ class TwoPhase:
         return cls(
             weight_decay=objective.weight_decay if weight_decay is None else weight_decay,
             target_error=target_error,
-            lambda_F=_smin(objective.features(weights)[1][1]) if wide else 0.0,
-            lambdas=tuple(_smin(w) for w in weights[2:]),
-            norm=math.sqrt(_norm2(weights)),
+            lambda_F=smallest(objective.features(weights)[1][1]) if wide else 0.0,
+            lambdas=tuple(smallest(w) for w in weights[2:]),
+            norm=math.sqrt(norm2(weights)),
             data_cost=objective.data_cost(weights),
-            imbalances=tuple(_op(d) for d in imbalances(weights, objective.num_nonlinear)),
-            input_op=_op(objective.x),
+            imbalances=tuple(op_norm(d) for d in imbalances(weights, objective.num_nonlinear)),
+            input_op=op_norm(objective.x),
             input_frobenius=float(np.linalg.norm(objective.x)),
             input_scatter=float(np.sum((objective.x - means[objective.y]) ** 2)),
             gamma=objective.gamma if objective.activation == "smooth" else 1.0,
@@ -828,11 +611,11 @@ def initialise(
         q = np.linalg.qr(generator.standard_normal((max(fan_in, fan_out), min(fan_in, fan_out))))[0]
         weights.append(q if fan_out >= fan_in else q.T)
     objective.shapes(weights)
-    target = scale * _op(objective.x)
+    target = scale * op_norm(objective.x)
 
     def gap(log_factor: float) -> float:
         features = objective.sigma(math.exp(log_factor) * (objective.x @ weights[0].T))
-        return math.log(max(_smin(features), 1e-300) / target)
+        return math.log(max(smallest(features), 1e-300) / target)
 
     guess = math.log(scale)
     low, high = guess - 3, guess + 3
@@ -869,249 +652,6 @@ def smallest_scale(
         return math.log(min(t.value / t.threshold for t in tests))
 
     return margin * math.exp(brentq(gap, -6.0, 6.0, xtol=1e-6))
-
-
-# --- trajectories
-
-
-@dataclass(frozen=True, eq=False)
-class Trajectory:
-    """A gradient flow or a run of gradient descent, seen at chosen times.
-
-    Attributes:
-        objective: C_λ.
-        shapes: of the weights.
-        times: flow time; for descent the step number times the step size.
-        states: ``(T, p)``, all weights in a row.
-        path: length travelled so far, ``(T,)``.
-        step_size: None for a flow.
-        steps: step numbers, for descent.
-        descent_gap: for descent, the largest (C⁺ − C + (η/2)‖∇C_λ‖²)/C over *all* steps: at most rounding when every
-            step decreased the cost by what smoothness would guarantee.
-        evaluations: gradients computed (flow: by the solver).
-        jacobians: Hessians computed.
-    """
-
-    objective: Objective
-    shapes: tuple[tuple[int, int], ...]
-    times: np.ndarray
-    states: np.ndarray
-    path: np.ndarray
-    step_size: float | None = None
-    steps: np.ndarray | None = None
-    descent_gap: float = -math.inf
-    evaluations: int = 0
-    jacobians: int = 0
-
-    def __len__(self) -> int:
-        return len(self.times)
-
-    def weights(self, index: int) -> list[Tensor]:
-        """The weights at ``times[index]``, float64 tensors ``(out, in)``."""
-        return [torch.from_numpy(w.copy()) for w in unpack(self.states[index], self.shapes)]
-
-    def head(self, index: int):
-        """The linear layers and what enters them at ``times[index]``, for Theorem 3.1."""
-        from ncutils.theory.sufficient import LinearHead
-
-        weights = self.weights(index)
-        features = self.objective.features([w.numpy() for w in weights])[1][self.objective.num_nonlinear]
-        head = weights[self.objective.num_nonlinear :]
-        return LinearHead(head, torch.from_numpy(features), torch.from_numpy(self.objective.y))
-
-    @cached_property
-    def data_costs(self) -> np.ndarray:
-        """C_0 at the recorded times."""
-        return np.array([self.objective.data_cost(unpack(s, self.shapes)) for s in self.states])
-
-    @cached_property
-    def costs(self) -> np.ndarray:
-        """C_λ at the recorded times."""
-        return self.data_costs + 0.5 * self.objective.weight_decay * np.sum(self.states**2, axis=1)
-
-    @property
-    def errors(self) -> np.ndarray:
-        """‖E‖_F at the recorded times."""
-        return np.sqrt(2 * self.data_costs)
-
-    @cached_property
-    def imbalances(self) -> np.ndarray:
-        """max_ℓ‖D_ℓ‖_op at the recorded times."""
-        pairs = (imbalances(unpack(s, self.shapes), self.objective.num_nonlinear) for s in self.states)
-        return np.array([max(_op(d) for d in ds) for ds in pairs])
-
-    @cached_property
-    def nc1(self) -> np.ndarray:
-        """NC1(Z_{L−1}) at the recorded times."""
-        heads = (self.head(i) for i in range(len(self)))
-        return np.array([float(h.nc1(h.layers[-2])) for h in heads])
-
-
-def flow(
-    objective: Objective, weights: Sequence, times: Sequence[float], *, rtol: float = 1e-9, atol: float = 1e-13
-) -> Trajectory:
-    """Gradient flow θ' = −∇C_λ, by LSODA with the exact Hessian as its Jacobian.
-
-    The flow is stiff: the fitting phase lives on the scale 1/α, the balancing phase on 1/λ. An implicit solver crosses
-    both in about a thousand steps; the Hessian and its factorisation make the cost grow like the cube of the number of
-    parameters.
-
-    Args:
-        objective: C_λ.
-        weights: θ_0.
-        times: increasing, at least two, from the starting time 0; where to record.
-        rtol: relative tolerance of the solver.
-        atol: absolute tolerance.
-
-    Raises:
-        ValueError: times that do not increase from 0.
-        RuntimeError: the solver gave up.
-    """
-    from scipy.integrate import solve_ivp
-
-    times = np.asarray(times, dtype=np.float64)
-    if times.ndim != 1 or len(times) < 2 or times[0] != 0 or not (np.diff(times) > 0).all():
-        raise ValueError(f"times: got {times}, expected at least two, increasing from 0")
-    shapes = objective.shapes(weights)
-    start = np.append(pack(objective.arrays(weights)), 0.0)
-
-    # The last component is the length of the path.
-    def velocity(_, state):
-        gradient = pack(objective.gradients(unpack(state[:-1], shapes)))
-        return np.append(-gradient, np.linalg.norm(gradient))
-
-    def jacobian(_, state):
-        weights = unpack(state[:-1], shapes)
-        gradient, hessian = pack(objective.gradients(weights)), objective.hessian(weights)
-        out = np.zeros((len(state), len(state)))
-        out[:-1, :-1] = -hessian
-        out[-1, :-1] = hessian @ gradient / max(np.linalg.norm(gradient), 1e-300)
-        return out
-
-    with np.errstate(over="ignore", invalid="ignore"):
-        solution = solve_ivp(
-            velocity, (0.0, times[-1]), start, "LSODA", t_eval=times, jac=jacobian, rtol=rtol, atol=atol
-        )
-    if not solution.success or not np.isfinite(solution.y).all():
-        raise RuntimeError(f"LSODA stopped at t = {solution.t[-1]:.3g} of {times[-1]:.3g}: {solution.message}")
-    return Trajectory(
-        objective,
-        shapes,
-        times,
-        np.ascontiguousarray(solution.y[:-1].T),
-        solution.y[-1],
-        evaluations=solution.nfev,
-        jacobians=solution.njev,
-    )
-
-
-def descend(objective: Objective, weights: Sequence, step_size: float, steps: int, *, record: int = 200) -> Trajectory:
-    """Plain gradient descent θ⁺ = θ − η∇C_λ, and at every step the test of the descent inequality.
-
-    Theorem 4.4 needs smoothness for one thing only: C_λ(θ⁺) ≤ C_λ(θ) − (η/2)‖∇C_λ(θ)‖². A run in which every step
-    satisfies it satisfies the theorem, however large the step; ``descent_gap`` says whether it did.
-
-    Args:
-        objective: C_λ with the smooth activation.
-        weights: θ_0.
-        step_size: η.
-        steps: how many.
-        record: how many states to keep, half of them spaced geometrically, half evenly.
-    """
-    if step_size <= 0 or steps < 1:
-        raise ValueError(f"step_size and steps: got {step_size} and {steps}, expected positive numbers")
-    shapes = objective.shapes(weights)
-    marks = {0, steps, *np.geomspace(1, steps, max(record // 2, 2)).round().astype(int).tolist()}
-    marks |= set(np.linspace(0, steps, max(record // 2, 2)).round().astype(int).tolist())
-    marks = sorted(marks)
-    state = pack(objective.arrays(weights))
-    gradient = np.empty_like(state)
-    views, slots = unpack(state, shapes), unpack(gradient, shapes)
-    transposed = [w.T for w in views]
-    x, y, decay, depth, nonlinear = (
-        objective.x,
-        objective.one_hot,
-        objective.weight_decay,
-        len(shapes),
-        objective.num_nonlinear,
-    )
-    sigma, slope, dot = objective.sigma, objective.slope, np.dot
-    # σ and σ' share a square root, and this loop is all the cost there is: write the smooth ones out.
-    smooth, b = objective.activation == "smooth", (1 - objective.gamma) / 2
-    a = objective.gamma + b
-    states, paths = [], []
-    path, worst, previous, promised = 0.0, -math.inf, math.inf, math.inf
-    for start, stop in itertools.pairwise([0, *marks]):
-        for step in range(start, stop + 1):
-            post, slopes, z = [x], [], x
-            for layer in range(depth):
-                h = dot(z, transposed[layer])
-                if layer >= nonlinear:
-                    z = h
-                elif smooth:
-                    root = np.sqrt(h * h + 1)
-                    slopes.append(a + b * (h / root))
-                    z = a * h + b * (root - 1)
-                else:
-                    slopes.append(slope(h))
-                    z = sigma(h)
-                post.append(z)
-            delta = z - y
-            flat = delta.ravel()
-            cost = 0.5 * dot(flat, flat) + 0.5 * decay * dot(state, state)
-            if cost - promised > worst * previous:
-                worst = (cost - promised) / previous
-            if step == stop:
-                break
-            for layer in range(depth - 1, -1, -1):
-                if layer < nonlinear:
-                    delta = delta * slopes[layer]
-                dot(delta.T, post[layer], out=slots[layer])
-                if layer:
-                    delta = dot(delta, views[layer])
-            gradient += decay * state
-            square = dot(gradient, gradient)
-            previous, promised = cost, cost - 0.5 * step_size * square
-            path += step_size * math.sqrt(square)
-            state -= step_size * gradient
-        states.append(state.copy())
-        paths.append(path)
-        if not math.isfinite(cost) or cost > 1e8:
-            worst = math.inf
-            break
-        # the record step is recomputed at the start of the next stretch; do not test it twice
-        previous, promised = math.inf, math.inf
-    kept = np.array(marks[: len(states)])
-    return Trajectory(
-        objective,
-        shapes,
-        kept * step_size,
-        np.array(states),
-        np.array(paths),
-        step_size=step_size,
-        steps=kept,
-        descent_gap=worst,
-        evaluations=int(kept[-1]),
-    )
-
-
-def largest_step(objective: Objective, weights: Sequence, trial_steps: int = 500, *, precision: float = 0.02) -> float:
-    """The largest step size for which descent from ``weights`` keeps the descent inequality for ``trial_steps`` steps.
-
-    Found by bisection around 1/‖∇²C_λ(θ_0)‖_op. The run that follows must confirm it: see ``descent_gap``.
-    """
-    unit = 1 / float(np.abs(np.linalg.eigvalsh(objective.hessian(weights))).max())
-
-    def kept(factor: float) -> bool:
-        return descend(objective, weights, factor * unit, trial_steps, record=4).descent_gap <= DESCENT_ROUNDING
-
-    low, high = 0.5, 2.5
-    while not kept(low):
-        low, high = low / 2, low
-    while high - low > precision * low:
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if kept(middle) else (low, middle)
-    return low * unit
 
 
 # --- Theorem 4.4: conclusions
@@ -1180,10 +720,12 @@ def theorem_4_4_balancing(phase: TwoPhase, trajectory: Trajectory) -> Check:
         bounds = np.array([phase.descent_imbalance(int(k), eta) for k in trajectory.steps])
     if not len(late):
         return Check("Theorem 4.4 (balancing)", "imbalance", "simple", hypotheses, math.nan, math.nan, "<=")
-    worst = max(late, key=lambda i: trajectory.imbalances[i] / bounds[i])
+    worst = max(late, key=lambda i: float(trajectory.imbalances[i]) / max(float(bounds[i]), 1e-300))
     measured = float(trajectory.imbalances[worst])
     tolerance = THREE_DIGITS if eta is None else 1e-9
-    return Check("Theorem 4.4 (balancing)", "imbalance", "simple", hypotheses, measured, bounds[worst], "<=", tolerance)
+    return Check(
+        "Theorem 4.4 (balancing)", "imbalance", "simple", hypotheses, measured, float(bounds[worst]), "<=", tolerance
+    )
 
 
 def theorem_4_4_nc1(phase: TwoPhase, trajectory: Trajectory, form: str = "sharp") -> Check:
@@ -1200,10 +742,6 @@ def theorem_4_4_nc1(phase: TwoPhase, trajectory: Trajectory, form: str = "sharp"
     bound = phase.nc1_bound(imbalance, form, slack)
     measured = float(trajectory.nc1[-1])
     return Check("Theorem 4.4 (NC1, a priori)", "nc1", form, (*hypotheses, done), measured, bound, "<=")
-
-
-# How much of the cost, relatively, the descent inequality may be missed by: the rounding of two costs.
-DESCENT_ROUNDING = 1e-12
 
 
 def _along(phase: TwoPhase, trajectory: Trajectory) -> tuple[tuple[Hypothesis, ...], np.ndarray]:
@@ -1232,30 +770,3 @@ def _after_fitting(phase: TwoPhase, trajectory: Trajectory) -> np.ndarray:
     if trajectory.step_size is None:
         return np.flatnonzero(trajectory.times >= phase.t1)
     return np.flatnonzero(trajectory.steps >= phase.k1(trajectory.step_size))
-
-
-# --- small pieces
-
-
-def _detached(value):
-    return value.detach().cpu().numpy() if isinstance(value, Tensor) else value
-
-
-def _array(value, name: str) -> np.ndarray:
-    """``value`` as a finite float64 matrix."""
-    array = np.asarray(_detached(value), dtype=np.float64)
-    if array.ndim != 2:
-        raise ValueError(f"{name}: got shape {array.shape}, expected two dimensions")
-    return array
-
-
-def _norm2(arrays: Sequence[np.ndarray]) -> float:
-    return float(sum(np.vdot(a, a) for a in arrays))
-
-
-def _op(matrix: np.ndarray) -> float:
-    return float(np.linalg.norm(matrix, 2))
-
-
-def _smin(matrix: np.ndarray) -> float:
-    return float(np.linalg.svd(matrix, compute_uv=False)[-1])
