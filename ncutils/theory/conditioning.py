@@ -297,24 +297,29 @@ def largest_eigenvalue(apply: Callable[[Tensor], Tensor], start: Tensor, steps: 
         start: a vector not orthogonal to the top eigenspace; random is fine.
         steps: most applications of the map.
         tol: stop when the value changes by less than this, relative, twice in a row.
+
+    Returns:
+        The eigenvalue; NaN where the map gives NaN or infinity.
     """
     basis, alphas, betas = [], [], []
     q, value, quiet = start / start.norm(), 0.0, 0
     for _ in range(min(steps, start.numel())):
         basis.append(q.flatten())
         v = apply(q).flatten()
-        alphas.append(torch.dot(v, basis[-1]))
+        if not torch.isfinite(v).all():
+            return math.nan
+        alphas.append(float(torch.dot(v, basis[-1])))
         stack = torch.stack(basis)
         for _ in range(2):  # once is not enough in floating point
             v = v - stack.T @ (stack @ v)
-        t = torch.diag(torch.stack(alphas))
+        t = torch.diag(torch.tensor(alphas, dtype=torch.float64))
         if betas:
-            off = torch.stack(betas)
+            off = torch.tensor(betas, dtype=torch.float64)
             t = t + torch.diag(off, 1) + torch.diag(off, -1)
         new = float(torch.linalg.eigvalsh(t)[-1])
         quiet = quiet + 1 if abs(new - value) <= tol * abs(new) else 0
         value = new
-        beta = v.norm()
+        beta = float(v.norm())
         if quiet == 2 or beta <= 1e-14 * max(abs(value), 1e-300):
             break
         betas.append(beta)
