@@ -214,7 +214,7 @@ def condition_number(matrix: Tensor, rank: int | None = None) -> Tensor:
 
 
 def operator_norm(matrix: Tensor) -> Tensor:
-    """Largest singular value of ``(..., m, n)`` through the smaller Gram matrix, much cheaper than an SVD when m >> n."""
+    """Largest singular value of ``(..., m, n)``, through the smaller Gram matrix: far cheaper than an SVD if m >> n."""
     matrix = matrix.double()
     gram = matrix.mT @ matrix if matrix.shape[-2] >= matrix.shape[-1] else matrix @ matrix.mT
     return torch.linalg.eigvalsh(gram)[..., -1].clamp(min=0).sqrt()
