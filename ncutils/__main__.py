@@ -1,22 +1,151 @@
-"""The command line of ncutils: a module a command, with ``add_arguments(parser)`` and ``main(args)``."""
+"""The command line of ncutils: run the paper's figures, say what they cost, fetch data."""
+
+from __future__ import annotations
 
 import argparse
 import sys
 
-from ncutils import fetch
+from ncutils import experiments, fetch
 
-COMMANDS = {"data": (fetch, "fetch full data sets")}
+EXAMPLES = """examples:
+  python -m ncutils list                                  the figures and what each profile runs
+  python -m ncutils cost 2-mlp --profile cores            how long that takes on this machine
+  python -m ncutils run 1                                 the quick profile on the CPU, minutes
+  python -m ncutils run 2-mlp --profile paper --device cuda
+  python -m ncutils resume 2-mlp --profile paper --device cuda    after it was stopped
+  RAY_ADDRESS=head:6379 python -m ncutils run 5 --profile paper --device cuda --backend ray --jobs 8
+  python -m ncutils data mnist cifar10                    fetch the full data sets
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ncutils", description=__doc__.split(":")[0])
+    """Run one command; the exit status: 0 done, 1 failed on the way, 2 asked for something that is not there."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; finished cells are kept, `python -m ncutils resume ...` goes on from them", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ncutils",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (module, help) in COMMANDS.items():
-        command = commands.add_parser(name, help=help, description=module.__doc__.split("\n")[0])
-        module.add_arguments(command)
-        command.set_defaults(run=module.main)
-    args = parser.parse_args(argv)
-    return args.run(args)
+
+    def command(name, function, help):
+        added = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        added.set_defaults(run=function)
+        return added
+
+    listing = command("list", _list, "list the figures, their profiles, and the archived results")
+    listing.add_argument("figure", nargs="?", choices=experiments.FIGURES, metavar="FIGURE", help="only this one")
+    _sizes(command("cost", _cost, "estimate what a figure takes on this machine, without running it"))
+    for name, function, help in (
+        ("run", _run, "compute a figure; cells that are on disk are not computed again"),
+        ("resume", _resume, "go on with a run that was stopped; an error if nothing of it is on disk"),
+    ):
+        running = command(name, function, help)
+        _sizes(running)
+        _engine(running)
+    every = command("paper", _paper, "run every figure at the paper's size (meant for a GPU)")
+    every.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="default: cuda")
+    _engine(every)
+    fetching = command("data", fetch.main, "fetch full data sets")
+    fetch.add_arguments(fetching)
+    return parser
+
+
+def _sizes(parser) -> None:
+    parser.add_argument(
+        "figure", choices=experiments.FIGURES, metavar="FIGURE", help=f"one of {', '.join(experiments.FIGURES)}"
+    )
+    parser.add_argument(
+        "--profile",
+        choices=experiments.PROFILES,
+        help="quick (default): minutes on a CPU; cores: full MNIST on a CPU; paper: the paper's size, for a GPU",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cpu")
+
+
+def _engine(parser) -> None:
+    parser.add_argument(
+        "--backend",
+        choices=experiments.BACKENDS,
+        default="loky",
+        help="loky (default): processes here; ray, dask: the cluster of $RAY_ADDRESS or $DASK_SCHEDULER_ADDRESS, "
+        "or workers here; each needs its package, pip install 'ncutils[ray]'",
+    )
+    parser.add_argument("--jobs", type=int, help="cells at a time; default: one for each CPU, one on a GPU")
+    parser.add_argument(
+        "--results",
+        metavar="DIR",
+        help="where the archive goes; default: results/ of the checkout (cores and paper only)",
+    )
+    parser.add_argument("--no-archive", action="store_true", help="compute and cache, archive nothing")
+
+
+def _list(args) -> int:
+    there = experiments.archived()
+    for figure in [args.figure] if args.figure else experiments.FIGURES:
+        for profile in experiments.PROFILES:
+            try:
+                spec = experiments.specification(figure, profile)
+            except ValueError:
+                continue
+            print(
+                spec.describe()
+                + ("\n  archived  results/" + f"{figure}-{profile}.parquet") * ((figure, profile) in there)
+            )
+    return 0
+
+
+def _cost(args) -> int:
+    print(experiments.cost(args.figure, args.profile, args.device))
+    return 0
+
+
+def _run(args) -> int:
+    spec = experiments.specification(args.figure, args.profile or "quick")
+    archiving = spec.profile != "quick" and not args.no_archive
+    if archiving:
+        experiments.check_committed()  # before the hours, not after them
+    print(experiments.cost(spec, device=args.device), flush=True)
+    frame = experiments.run(spec, device=args.device, jobs=args.jobs, backend=args.backend)
+    print(f"{experiments.label(frame)}: {len(frame):,} rows")
+    diverged = frame.groupby(["depth", "run"])["diverged"].any()
+    if diverged.any():
+        which = "; ".join(f"depth {depth} run {number}" for depth, number in diverged[diverged].index)
+        print(f"{diverged.sum()} of {len(diverged)} runs diverged: {which}")
+    if archiving:
+        print(f"archived as {experiments.save_archive(frame, args.results)}")
+    return 0
+
+
+def _resume(args) -> int:
+    done, begun, total = experiments.progress(args.figure, args.profile, args.device)
+    if not done and not begun:
+        raise ValueError(f"nothing of figure {args.figure} is on disk; expected a stopped run to resume: use `run`")
+    print(f"{done} of {total} cells are done, {begun} begun")
+    return _run(args)
+
+
+def _paper(args) -> int:
+    args.profile = "paper"
+    for figure in experiments.FIGURES:
+        args.figure = figure
+        _run(args)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,188 @@
+"""One function per figure of the paper, drawn from the tidy frames of :mod:`ncutils.experiments`.
+
+Panels stand in the paper's order. Lines are means over runs, bands one standard deviation (population form, so that
+one run has a band of width 0). Every function returns the matplotlib figure and takes a ``title``: give it the label
+that says size, seeds and device of what is drawn.
+"""
+
+from __future__ import annotations
+
+__all__ = ["class_means", "figure1", "figure2", "figure3", "figure4", "figure5", "over_training", "style"]
+
+PAGE = 9.0  # inches, the width of a page
+
+
+def style() -> None:
+    """Seaborn's theme with a colour-blind palette, letters legible at page width."""
+    import seaborn as sns
+
+    sns.set_theme(
+        context="notebook",
+        style="whitegrid",
+        palette="colorblind",
+        rc={
+            "axes.titlesize": 11,
+            "axes.labelsize": 10,
+            "xtick.labelsize": 9,
+            "ytick.labelsize": 9,
+            "legend.fontsize": 8.5,
+            "legend.title_fontsize": 9,
+            "figure.titlesize": 11,
+            "axes.edgecolor": "0.3",
+            "grid.linewidth": 0.6,
+            "figure.constrained_layout.use": True,
+        },
+    )
+
+
+def figure1(frame, title: str = ""):
+    """NC1, NC2, balancedness and negativity of the last 7 layers over training (Figure 1; also Figure 4)."""
+    return over_training(frame, title)
+
+
+figure4 = figure1
+
+
+def over_training(frame, title: str = "", last: int = 7, split: str = "train"):
+    """Four panels against the training step: NC1, NC2, balancedness, negativity of the ``last`` layers.
+
+    ReLU layers are dashed, linear ones full; colours go from the first layer shown (light) to the last (dark).
+    Balancedness is the relative one, of each layer and the next. Negativity is that of the pre-activations; in linear
+    layers, where nothing is cut off, it only says what a ReLU would do there, so it is left out.
+    """
+    import matplotlib.pyplot as plt
+
+    rows = frame[(frame["split"] == split) & ~frame["diverged"] & (frame["step"] > 0)]
+    deepest = int(rows["layer"].max())
+    layers = range(max(1, deepest - last + 1), deepest + 1)
+    colours = dict(zip(layers, _shades(len(layers)), strict=True))
+    figure, axes = plt.subplots(2, 2, figsize=(PAGE, 5.6), sharex=True)
+    panels = (
+        ("nc1", "NC1", "within / between variance", True),
+        ("nc2", "NC2", "condition number of class means", True),
+        ("balancedness_relative", "balancedness", "relative imbalance to next layer", True),
+        ("negativity", "negativity (ReLU layers)", "cut off by ReLU / whole", False),
+    )
+    for axis, (column, name, unit, logarithmic) in zip(axes.flat, panels, strict=True):
+        for layer in layers:
+            part = rows[rows["layer"] == layer]
+            linear = (part["part"] == "linear").any()
+            if part[column].isna().all() or (column == "negativity" and linear):
+                continue
+            _band(
+                axis, part, "step", column, colours[layer], "-" if linear else (0, (4, 1.5)), _layer_name(layer, linear)
+            )
+        axis.set(xscale="log", title=name, ylabel=unit, yscale="log" if logarithmic else "linear")
+    for axis in axes[1]:
+        axis.set_xlabel("training step")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", title="layer")
+    figure.suptitle(title)
+    return figure
+
+
+def class_means(grams: dict, layers: tuple[int, ...], relu_layers: int, title: str = ""):
+    """The inner products of the class means, one K x K picture a layer, each divided by its largest entry.
+
+    Args:
+        grams: of :func:`ncutils.experiments.class_means`.
+        layers: which layers; a ReLU layer is shown before its activation.
+        relu_layers: L1, the number of ReLU layers, to name them.
+        title: what is shown.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(layers), figsize=(PAGE, 0.75 + PAGE / (len(layers) + 0.7)), squeeze=False)
+    for axis, layer in zip(axes[0], layers, strict=True):
+        gram = grams[layer] / abs(grams[layer]).max()
+        picture = axis.imshow(gram, cmap="RdBu_r", vmin=-1, vmax=1)
+        axis.set_title(f"Z{layer} before its ReLU" if layer <= relu_layers else f"Z{layer}")
+        axis.set(xlabel="class", xticks=range(0, len(gram), 3), yticks=range(0, len(gram), 3))
+        axis.grid(False)
+    axes[0, 0].set_ylabel("class")
+    figure.colorbar(picture, ax=axes[0].tolist(), shrink=0.7, label="inner product")
+    figure.suptitle(title)
+    return figure
+
+
+def figure2(ends, title: str = "", other=None, names: tuple[str, str] = ("this run", "archive")):
+    """NC1 in the last and the first layer of the linear head, NC2 likewise, and NC3, against the head's depth.
+
+    Args:
+        ends: of :func:`ncutils.experiments.head_ends`. The last layer is Z_{L-1}, the first Z_{L1}.
+        title: size, seeds and device.
+        other: a second result to draw beside the first.
+        names: what to call the two.
+    """
+    panels = (
+        ("nc1_last", "NC1, last layer", "of Z_{L-1}", True),
+        ("nc1_first", "NC1, first layer", "of Z_{L1}", True),
+        ("nc2_last", "NC2, last layer", "of Z_{L-1}", False),
+        ("nc2_first", "NC2, first layer", "of Z_{L1}", False),
+        ("nc3", "NC3", "of Z_{L-1} and W_L", False),
+    )
+    return _against_depth(ends, panels, "linear layers in the head", title, other, names)
+
+
+figure5 = figure2
+
+
+def figure3(table, title: str = "", other=None, names: tuple[str, str] = ("this run", "archive")):
+    """Least and mean balancedness, least and mean negativity of the head's non-linear layers against their number.
+
+    Args:
+        table: of :func:`ncutils.experiments.nonlinear_head`.
+        title, other, names: as in :func:`figure2`.
+    """
+    panels = (
+        ("balancedness_min", "minimum balancedness", "relative imbalance", False),
+        ("balancedness_mean", "mean balancedness", "relative imbalance", False),
+        ("negativity_min", "minimum negativity", "cut off / whole", False),
+        ("negativity_mean", "mean negativity", "cut off / whole", False),
+    )
+    return _against_depth(table, panels, "non-linear layers", title, other, names)
+
+
+def _against_depth(table, panels, xlabel, title, other, names):
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    colours = sns.color_palette("colorblind")
+    figure, axes = plt.subplots(1, len(panels), figsize=(PAGE, 2.9))
+    several = other is not None
+    for axis, (column, name, unit, logarithmic) in zip(axes, panels, strict=True):
+        for number, part in enumerate((table, other) if several else (table,)):
+            style = ("-", "o") if number == 0 else ("--", "s")
+            _band(axis, part, "depth", column, colours[number], style[0], names[number], marker=style[1])
+        axis.set(title=name, yscale="log" if logarithmic else "linear")
+        axis.set_ylabel(f"${unit}$" if "Z" in unit and "and" not in unit and "of" not in unit else _mathematics(unit))
+        axis.set_xticks(sorted(table["depth"].unique()))
+        axis.minorticks_off() if not logarithmic else None
+    figure.supxlabel(xlabel, fontsize=10)
+    if several:
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower right", ncols=2)
+    figure.suptitle(title)
+    return figure
+
+
+def _mathematics(text: str) -> str:
+    return text.replace("Z_{L-1}", "$Z_{L-1}$").replace("Z_{L1}", "$Z_{L_1}$").replace("W_L", "$W_L$")
+
+
+def _layer_name(layer: int, linear: bool) -> str:
+    return f"{layer}" if linear else f"{layer} (ReLU)"
+
+
+def _shades(count: int):
+    import seaborn as sns
+
+    return sns.color_palette("viridis_r", count)
+
+
+def _band(axis, part, x, column, colour, line, name, marker=None) -> None:
+    groups = part.groupby(x)[column]
+    mean, spread = groups.mean(), groups.std(ddof=0)
+    axis.plot(mean.index, mean, color=colour, linestyle=line, marker=marker, markersize=4, label=name)
+    low = (mean - spread).clip(lower=mean / 10) if (mean > 0).all() else mean - spread  # a log axis has no zero
+    axis.fill_between(mean.index, low, mean + spread, color=colour, alpha=0.2, linewidth=0)
