@@ -434,10 +434,12 @@ def nc3_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     if form == "sharp":
         row_norms = last.norm(dim=1)
         aligned = row_norms * head.pseudo_inverse.norm(dim=0)
-        own_error = head.error.gather(1, head.y[:, None])[:, 0].abs()
-        disturbed = head.error.norm(dim=1) / head.sK + head.outside(z).norm(dim=1)
-        cosine = (1 - own_error) / (aligned[head.y] + row_norms[head.y] * disturbed)
-        return measured, torch.where(own_error <= 1, cosine, -torch.ones_like(cosine)).mean()
+        own = head.error.gather(1, head.y[:, None])[:, 0]
+        other = (head.error.square().sum(1) - own.square()).clamp_min(0).sqrt()
+        seen = (1 + own) * aligned[head.y] + row_norms[head.y] * other / head.sK
+        unseen = row_norms[head.y] * head.outside(z).norm(dim=1)
+        cosine = (1 + own) / torch.hypot(seen, unseen)
+        return measured, torch.where(own > -1, cosine, -torch.ones_like(cosine)).mean()
     root = math.sqrt(n)
     if form == "paper":
         kappa, s1 = conditioning_sides(head, "paper")[1], head.radius
@@ -456,8 +458,9 @@ def theorem_3_1_nc3(weights: Sequence[Tensor], features: Tensor, y: Tensor, form
     """Theorem 3.1, part 4: samples of Z_{L−1} point along the row of W_L that belongs to their class.
 
     * simple: NC3 ≥ (1 − ε1/√N)·2κ/(κ²+1) − (κε1 + ‖W_L‖‖Z_{L−2}‖√(n_{L−1}ε2))/√N, κ = κ(W_L), rank W_L = K;
-    * sharp: the mean over samples of (1−|E_ci|)/(a_c + ‖W_c‖(‖E_i‖/s_K(W_L) + ‖P⊥z_i‖)), where
-      a_c = ‖W_c‖‖W_L⁺e_c‖, and of −1 for a sample whose |E_ci| exceeds 1;
+    * sharp: the mean over samples of e/√((e a_c + ‖W_c‖‖E_i′‖/s_K(W_L))² + ‖W_c‖²‖P⊥z_i‖²), where e = 1 + E_ci is the
+      output for the own class, E_i′ the error in the other classes and a_c = ‖W_c‖‖W_L⁺e_c‖; −1 for a sample with
+      e ≤ 0;
     * paper (reconstructed): the simple form with part 2's bound for κ(W_L) and r for both norms.
 
     Arguments as in :func:`theorem_3_1_nc1`.

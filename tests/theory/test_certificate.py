@@ -133,8 +133,10 @@ def by_numpy(model, x, y):
     values = []
     for i, c in enumerate(y.numpy()):
         norm = np.linalg.norm(last[c])
-        rest = np.linalg.norm(error[:, i]) / smin + np.linalg.norm(out[:, i])
-        values.append((1 - abs(error[c, i])) / (norm * np.linalg.norm(pinv[:, c]) + norm * rest))
+        own, others = 1 + error[c, i], np.delete(error[:, i], c)
+        seen = norm * (own * np.linalg.norm(pinv[:, c]) + np.linalg.norm(others) / smin)
+        unseen = norm * np.linalg.norm(out[:, i])
+        values.append(own / math.hypot(seen, unseen) if own > 0 else -1)
     rows["nc3", "sharp"] = nc3, np.mean(values)
     # the head and the kernel
     b = (sk - e1) / op(z)
