@@ -44,6 +44,7 @@ __all__ = [
     "balancedness_flow",
     "balancedness_stationary",
     "balancedness_step",
+    "general_position",
     "initialise",
     "proposition_4_5",
     "pyramid_pl",
@@ -594,7 +595,30 @@ class TwoPhase:
         return self.k1(eta) + max(0, math.ceil(math.log(start / room) / (-2 * math.log1p(-eta * decay))))
 
 
-# --- initialisation
+# --- data and initialisation
+
+
+def general_position(samples: int, dimension: int, norm: float = 3.0, noise: float = 0.15, seed: int = 0) -> np.ndarray:
+    """Inputs without any structure: orthonormal directions plus ``noise`` times unit noise, all of one norm.
+
+    No sample is closer to those of its own class than to the others, so collapse cannot be read off the data.
+
+    Args:
+        samples: N, at most ``dimension``.
+        dimension: d.
+        norm: ‖x_i‖.
+        noise: 0 for orthogonal inputs.
+        seed: of the draw.
+
+    Returns:
+        ``(N, d)``.
+    """
+    if samples > dimension:
+        raise ValueError(f"samples: got {samples}, expected at most dimension = {dimension}")
+    generator = np.random.default_rng(seed)
+    x = np.linalg.qr(generator.standard_normal((dimension, samples)))[0].T
+    x = x + noise * generator.standard_normal((samples, dimension)) / math.sqrt(dimension)
+    return norm * x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def initialise(

@@ -19,6 +19,7 @@ from ncutils.theory.descent import (
     balancedness_flow,
     balancedness_stationary,
     balancedness_step,
+    general_position,
     initialise,
     pl_constant,
     proposition_4_5,
@@ -33,14 +34,6 @@ from ncutils.theory.descent import (
 from ncutils.theory.dynamics import Objective, descend, flow, imbalances, largest_step, pack, unpack
 
 SHALLOW, DEEP, DEEPER = (1, [4, 3, 2]), (2, [5, 4, 3, 2]), (3, [5, 4, 4, 3, 2])
-
-
-def points(samples, dimension, norm=3.0, noise=0.15, seed=0):
-    """Samples in general position: orthonormal directions, disturbed, scaled to one norm."""
-    generator = np.random.default_rng(seed)
-    q = np.linalg.qr(generator.standard_normal((dimension, samples)))[0].T
-    x = q + noise * generator.standard_normal((samples, dimension)) / math.sqrt(dimension)
-    return norm * x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def labels(samples, classes):
@@ -75,7 +68,7 @@ def torch_step(objective, weights, eta, batch=slice(None), velocity=None, moment
 @pytest.fixture(scope="module")
 def centrepiece():
     """The certified run: K = 2, N = 6, widths 8-8-6-6-2, every hypothesis met at initialisation."""
-    objective = Objective(points(6, 8), labels(6, 2), 2, 0.0)
+    objective = Objective(general_position(6, 8), labels(6, 2), 2, 0.0)
     widths = [8, 6, 6, 2]
     weights = initialise(
         objective, widths, smallest_scale(objective, widths, [("paper", "flow"), ("sharp", "descent")])
@@ -90,7 +83,7 @@ def centrepiece():
 @pytest.fixture(scope="module")
 def shallow():
     """Three layers, four samples: cheap enough for gradient descent to go a good part of the way."""
-    objective = Objective(points(4, 4), labels(4, 2), 1, 0.0)
+    objective = Objective(general_position(4, 4), labels(4, 2), 1, 0.0)
     widths = [4, 3, 2]
     weights = initialise(objective, widths, smallest_scale(objective, widths, [("sharp", "descent")]))
     objective = replace(objective, weight_decay=TwoPhase.at(objective, weights).largest_weight_decay)
@@ -103,7 +96,7 @@ def shallow():
 @pytest.mark.parametrize("activation", ["smooth", "relu", "identity"])
 @pytest.mark.parametrize("nonlinear", [1, 2, 3])
 def test_gradient_against_autograd(activation, nonlinear):
-    objective = Objective(points(6, 7), labels(6, 3), nonlinear, 0.1, activation, 0.3)
+    objective = Objective(general_position(6, 7), labels(6, 3), nonlinear, 0.1, activation, 0.3)
     weights = network([7, 6, 5, 4, 3])
     leaves = [torch.from_numpy(w).requires_grad_() for w in weights]
     expected = torch.autograd.grad(torch_cost(objective, leaves), leaves)
@@ -116,7 +109,7 @@ def test_gradient_against_autograd(activation, nonlinear):
 
 @pytest.mark.parametrize("nonlinear", [1, 2, 3])
 def test_hessian_against_autograd(nonlinear):
-    objective = Objective(points(6, 7), labels(6, 2), nonlinear, 0.1)
+    objective = Objective(general_position(6, 7), labels(6, 2), nonlinear, 0.1)
     weights = network([7, 6, 4, 3, 2])
     shapes = objective.shapes(weights)
 
@@ -130,7 +123,7 @@ def test_hessian_against_autograd(nonlinear):
 
 
 def test_objective_rejects_what_does_not_fit():
-    x = points(6, 8)
+    x = general_position(6, 8)
     with pytest.raises(ValueError, match="class counts"):
         Objective(x, np.array([0, 0, 0, 0, 1, 1]), 1, 0.1)
     with pytest.raises(ValueError, match="expected 6 integer labels"):
@@ -140,6 +133,8 @@ def test_objective_rejects_what_does_not_fit():
         objective.cost(network([8, 6, 4])[:1] + network([5, 3, 2]))
     with pytest.raises(ValueError, match="expected K = 2"):
         objective.cost(network([8, 6, 3]))
+    with pytest.raises(ValueError, match="at most dimension"):
+        general_position(6, 5)
     with pytest.raises(ValueError, match="n_1 = 5"):
         initialise(objective, [5, 4, 2], 1.0)
     with pytest.raises(ValueError, match="increasing from 0"):
@@ -152,7 +147,7 @@ def test_objective_rejects_what_does_not_fit():
 @pytest.mark.parametrize("batch", [slice(None), [0, 3], [5]], ids=["full batch", "two samples", "one sample"])
 @pytest.mark.parametrize("activation", ["smooth", "relu"])
 def test_step_law_holds_for_every_batch(batch, activation):
-    objective = Objective(points(6, 8), labels(6, 2), 2, 0.3, activation)
+    objective = Objective(general_position(6, 8), labels(6, 2), 2, 0.3, activation)
     weights = network([8, 8, 6, 6, 4, 2])
     for _ in range(20):
         after, _ = torch_step(objective, weights, 0.05, batch)
@@ -169,7 +164,7 @@ def test_step_law_holds_for_every_batch(batch, activation):
 
 
 def test_step_law_fails_with_momentum_and_with_wrong_constants():
-    objective = Objective(points(6, 8), labels(6, 2), 2, 0.3)
+    objective = Objective(general_position(6, 8), labels(6, 2), 2, 0.3)
     weights, velocity = network([8, 8, 6, 6, 2]), None
     checks = []
     for _ in range(3):
@@ -192,7 +187,7 @@ def test_step_law_fails_with_momentum_and_with_wrong_constants():
 
 def test_diagonal_law_needs_homogeneity():
     for activation, expected in (("relu", True), ("smooth", None)):
-        objective = Objective(points(6, 8), labels(6, 2), 3, 0.3, activation)
+        objective = Objective(general_position(6, 8), labels(6, 2), 3, 0.3, activation)
         weights = network([8, 8, 6, 6, 2])
         after, _ = torch_step(objective, weights, 0.05)
         check = balancedness_step(weights, after, 0.05, 0.3, 3, diagonal=True, activation=activation)
@@ -217,7 +212,7 @@ def test_flow_law_to_three_digits(centrepiece):
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.floats(1e-3, 10), st.floats(0.1, 3), st.sampled_from(["smooth", "relu"]))
 def test_stationarity_bounds_the_imbalance_everywhere(seed, decay, scale, activation):
-    objective = Objective(points(6, 8, seed=seed), labels(6, 3), 1, decay, activation)
+    objective = Objective(general_position(6, 8, seed=seed), labels(6, 3), 1, decay, activation)
     weights = network([8, 6, 5, 4, 3], seed, scale)
     check = balancedness_stationary(objective, weights)
     assert check.holds and check.ratio <= 1
@@ -228,7 +223,7 @@ def test_stationarity_bounds_the_imbalance_everywhere(seed, decay, scale, activa
 
 
 def test_without_weight_decay_nothing_balances():
-    objective = Objective(points(4, 4), labels(4, 2), 1, 0.0)
+    objective = Objective(general_position(4, 4), labels(4, 2), 1, 0.0)
     weights = [w.numpy() for w in initialise(objective, [4, 3, 2], 1.5)]
     assert balancedness_stationary(objective, weights).holds is None
     trajectory = flow(objective, weights, [0, 1.0, 10.0, 100.0])
@@ -244,7 +239,7 @@ def test_assumptions_are_evaluated():
     assert all(h.holds for h in assumption_4_1([8, 6, 6, 2], 6))
     assert not assumption_4_1([5, 6, 6, 2], 6)[0].holds
     assert not assumption_4_1([8, 6, 7, 2], 6)[1].holds
-    smooth = Objective(points(4, 4), labels(4, 2), 1, 0.0, gamma=0.2)
+    smooth = Objective(general_position(4, 4), labels(4, 2), 1, 0.0, gamma=0.2)
     assert all(h.holds for h in assumption_4_2(smooth))
     relu = {h.name: h.holds for h in assumption_4_2(replace(smooth, activation="relu"))}
     assert not relu["4.2 least slope"]
@@ -265,7 +260,7 @@ def test_initialisation_meets_4_3_and_a_large_w2_does_not(centrepiece):
 
 def test_sharp_initial_condition_is_weaker_than_the_simple_one():
     for seed in range(5):
-        objective = Objective(points(6, 8, seed=seed), labels(6, 2), 2, 0.0)
+        objective = Objective(general_position(6, 8, seed=seed), labels(6, 2), 2, 0.0)
         weights = initialise(objective, [8, 6, 6, 2], 2.0, seed=seed)
         phase = TwoPhase.at(objective, weights)
         sharp, simple = phase.assumption_4_3("sharp"), phase.assumption_4_3("simple")
@@ -291,7 +286,7 @@ def test_sharp_initial_condition_is_weaker_than_the_simple_one():
 def test_alpha_holds_on_the_whole_ball(seed, fraction, shape):
     """At distance s, √α(θ) ≥ √α(θ_0)(1 − s/(μ√(L−1)))^{L−1}: move every layer its worst way."""
     nonlinear, widths = shape
-    objective = Objective(points(4, 4, seed=seed), labels(4, 2), nonlinear, 0.0)
+    objective = Objective(general_position(4, 4, seed=seed), labels(4, 2), nonlinear, 0.0)
     weights = [w.numpy() for w in initialise(objective, widths, 1.5, seed=seed)]
     phase = TwoPhase.at(objective, weights)
     generator = np.random.default_rng(seed)
@@ -320,7 +315,7 @@ def test_alpha_holds_on_the_whole_ball(seed, fraction, shape):
 )
 def test_pyramid_pl_is_never_violated(seed, shape, scale, gamma, stretch):
     nonlinear, widths = shape
-    objective = Objective(points(6, 8, seed=seed), labels(6, 3), nonlinear, 0.0, gamma=gamma)
+    objective = Objective(general_position(6, 8, seed=seed), labels(6, 3), nonlinear, 0.0, gamma=gamma)
     weights = network([8, *widths], seed, scale)
     weights = [w * 10**s for w, s in zip(weights, stretch, strict=False)]
     check = pyramid_pl(objective, weights)
@@ -329,7 +324,7 @@ def test_pyramid_pl_is_never_violated(seed, shape, scale, gamma, stretch):
 
 def test_pyramid_pl_is_attained_and_needs_its_hypotheses():
     # E = u v', u the weakest left direction of W_3, v the weakest direction of the features: an equality.
-    objective = Objective(points(6, 8), labels(6, 2), 1, 0.0)
+    objective = Objective(general_position(6, 8), labels(6, 2), 1, 0.0)
     weights = network([8, 6, 4, 2])
     z = objective.features(weights)[1][1].T
     u, v = np.linalg.svd(weights[2])[0][:, -1], np.linalg.svd(z)[2][5]
@@ -339,7 +334,7 @@ def test_pyramid_pl_is_attained_and_needs_its_hypotheses():
     narrow = network([8, 5, 4, 2])
     assert pyramid_pl(objective, narrow).holds is None
     # a widening layer: the inequality with n_p-th singular values is false
-    wide = Objective(points(6, 8), labels(6, 2), 1, 0.0)
+    wide = Objective(general_position(6, 8), labels(6, 2), 1, 0.0)
     check = pyramid_pl(wide, network([8, 6, 1, 2], 3))
     assert check.holds is None
     # ReLU violates 4.2: a dead layer has no gradient
@@ -353,7 +348,7 @@ def test_pyramid_pl_is_attained_and_needs_its_hypotheses():
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 10**6), st.floats(-6, 3), st.floats(0.05, 5), st.floats(1, 3))
 def test_proposition_4_5_is_never_violated(seed, log_decay, scale, radius_factor):
-    objective = Objective(points(6, 8, seed=seed), labels(6, 3), 2, 10**log_decay)
+    objective = Objective(general_position(6, 8, seed=seed), labels(6, 3), 2, 10**log_decay)
     weights = network([8, 6, 4, 3], seed, scale)
     alpha = 0.5 * sum(np.sum(g**2) for g in objective.data_gradients(weights)) / objective.data_cost(weights)
     radius = radius_factor * float(np.linalg.norm(pack(weights)))
@@ -371,7 +366,7 @@ def test_proposition_4_5_is_never_violated(seed, log_decay, scale, radius_factor
 @pytest.mark.parametrize("young", [0.5, 0.1])
 def test_proposition_4_5_is_attained_at_stationary_points_of_a_larger_decay(young):
     """The sharp form is an equality where ∇C_0 = −(λ/κ)θ: at the stationary points of C_{λ/κ}."""
-    larger = Objective(points(4, 4), labels(4, 2), 1, 0.02)
+    larger = Objective(general_position(4, 4), labels(4, 2), 1, 0.02)
     weights = initialise(larger, [4, 3, 2], 1.5)
     weights = flow(larger, weights, [0, 1e4]).weights(-1)
     objective = replace(larger, weight_decay=0.02 * young)
@@ -432,7 +427,7 @@ def test_checks_of_theorem_4_4_can_fail(centrepiece):
 def test_flow_bounds_on_hard_cases(seed, shape, norm, noise):
     """The initial condition barely met, λ at its largest, inputs of any size and of poor condition."""
     nonlinear, widths = shape
-    objective = Objective(points(4, 4, norm, noise, seed), labels(4, 2), nonlinear, 0.0)
+    objective = Objective(general_position(4, 4, norm, noise, seed), labels(4, 2), nonlinear, 0.0)
     weights = initialise(objective, widths, smallest_scale(objective, widths, margin=1.001, seed=seed), seed=seed)
     objective = replace(objective, weight_decay=TwoPhase.at(objective, weights).largest_weight_decay)
     phase = TwoPhase.at(objective, weights)
@@ -443,7 +438,7 @@ def test_flow_bounds_on_hard_cases(seed, shape, norm, noise):
 
 
 def test_theorem_4_4_can_be_non_vacuous_a_priori():
-    objective = Objective(points(4, 4), labels(4, 2), 1, 0.0)
+    objective = Objective(general_position(4, 4), labels(4, 2), 1, 0.0)
     weights = initialise(objective, [4, 3, 2], smallest_scale(objective, [4, 3, 2]))
     phase, time = TwoPhase.at(objective, weights).non_vacuous()
     objective = replace(objective, weight_decay=phase.weight_decay)
@@ -458,7 +453,7 @@ def test_theorem_4_4_can_be_non_vacuous_a_priori():
 @given(st.integers(0, 10**6), st.floats(0.3, 4), st.sampled_from([SHALLOW, DEEP, DEEPER]))
 def test_smoothness_and_gradient_bounds(seed, radius, shape):
     nonlinear, widths = shape
-    objective = Objective(points(4, 5, seed=seed), labels(4, 2), nonlinear, 0.2)
+    objective = Objective(general_position(4, 5, seed=seed), labels(4, 2), nonlinear, 0.2)
     weights = network([5, *widths], seed)
     size = float(np.linalg.norm(pack(weights)))
     phase = TwoPhase.at(objective, weights)
