@@ -48,6 +48,7 @@ __all__ = [
     "class_means",
     "cost",
     "final",
+    "flow_time",
     "head_ends",
     "label",
     "nonlinear_head",
@@ -207,6 +208,8 @@ class Specification:
 
 
 def _listed(values: tuple[float, ...]) -> str:
+    if len(values) > 6:
+        return f"{values[0]:g} ... {values[-1]:g} ({len(values)} of them)"
     return ", ".join(f"{value:g}" for value in values)
 
 
@@ -255,11 +258,11 @@ _IMAGES_12 = dict(data="cifar10_small", samples=300, test_samples=200, size=12, 
 
 _DECLARED = [
     # quick: minutes on two cores
-    Specification(**_QUICK_MLP, **_ONE, lr=(0.05,), seeds=3, epochs=800, measurements=14),
-    Specification(**_QUICK_MLP, **_FOUR, lr=(0.05,), seeds=3, epochs=800, measurements=14),
+    Specification(**_QUICK_MLP, **_ONE, lr=(0.05,), seeds=3, epochs=800, measurements=18),
+    Specification(**_QUICK_MLP, **_FOUR, lr=(0.05,), seeds=3, epochs=800, measurements=18),
     Specification(**_QUICK_MLP, **_TWO, lr=(0.05,), weight_decay=(0.001, 0.004), seeds=3, epochs=500),
     Specification(**_QUICK_MLP, **_THREE, nonlinear=(4, 6, 8, 12), lr=(0.05, 0.1), seeds=2, epochs=500),
-    Specification(**_QUICK_RESNET, **_FIVE, **_DIGITS_8, linear=(1, 2, 4, 6), weight_decay=(0.02,), seeds=2, epochs=20),
+    Specification(**_QUICK_RESNET, **_FIVE, **_DIGITS_8, linear=(1, 2, 4, 6), weight_decay=(0.02,), seeds=2, epochs=18),
     Specification(
         **_QUICK_RESNET, **_TWO_RESNET, **_IMAGES_12, linear=(1, 2, 4), weight_decay=(0.01,), seeds=2, epochs=35
     ),
@@ -276,9 +279,9 @@ _DECLARED = [
     Specification(**_PAPER_MLP, **_FOUR, lr=(0.001,), seeds=5, measurements=30),
     Specification(**_PAPER_MLP, **_TWO, lr=(0.001,), weight_decay=_TEN_DECAYS, seeds=5),
     Specification(**_PAPER_MLP, **_THREE, nonlinear=(4, 6, 8, 10, 12), lr=(0.001, 0.002), seeds=5),
-    Specification(**_PAPER_RESNET, **_ONE_RESNET | dict(weight_decay=(0.001,)), seeds=3, measurements=20),
-    Specification(**_PAPER_RESNET, **_TWO_RESNET, **_ALL_HEADS, weight_decay=_TEN_DECAYS, seeds=3),
-    Specification(**_PAPER_RESNET_DIGITS, **_FIVE, **_ALL_HEADS, weight_decay=_TEN_DECAYS, seeds=3),
+    Specification(**_PAPER_RESNET, **_ONE_RESNET | dict(weight_decay=(0.001,)), seeds=5, measurements=20),
+    Specification(**_PAPER_RESNET, **_TWO_RESNET, **_ALL_HEADS, weight_decay=_TEN_DECAYS, seeds=5),
+    Specification(**_PAPER_RESNET_DIGITS, **_FIVE, **_ALL_HEADS, weight_decay=_TEN_DECAYS, seeds=5),
 ]
 _SPECIFICATIONS = {(spec.figure, spec.profile): spec for spec in _DECLARED}
 FIGURES = tuple(dict.fromkeys(spec.figure for spec in _DECLARED))
@@ -772,6 +775,18 @@ def final(frame, split: str = "train"):
     return frame[(frame["step"] == frame["step"].max()) & ~frame["diverged"] & (frame["split"] == split)]
 
 
+def flow_time(frame):
+    """Flow time at each row: the sum of effective step sizes lr / (1 - momentum) up to its step."""
+    import numpy as np
+
+    spec = frame.attrs["provenance"]["specification"]
+    steps = spec["epochs"] * (spec["samples"] // spec["batch_size"])
+    config = training.TrainingConfig(steps, warmup_steps=spec["warmup_steps"], drop_at=spec["drop_at"])
+    factors = [training.learning_rate_factor(config, step) for step in range(steps)]
+    summed = np.concatenate([[0.0], np.cumsum(factors)]) / (1 - spec["momentum"])
+    return frame["lr"] * summed[frame["step"]]
+
+
 def head_ends(frame, split: str = "train"):
     """One row a run: NC1 and NC2 at the two ends of the linear head (Figures 2 and 5), and NC3.
 
@@ -829,6 +844,6 @@ def class_means(frame, seed: int = 0) -> dict[int, object]:
     rows = final(frame)
     rows = rows[(rows["seed"] == seed) & rows["class_gram"].notna()]
     if rows.empty:
-        raise ValueError(f"seed must be one of {sorted(frame['seed'].unique())}; got {seed}")
+        raise ValueError(f"seed must be one of {sorted(frame['seed'].unique().tolist())}; got {seed}")
     grams = {int(row.layer): np.asarray(row.class_gram, dtype=float) for row in rows.itertuples()}
     return {layer: gram.reshape(round(len(gram) ** 0.5), -1) for layer, gram in grams.items()}

@@ -1,0 +1,498 @@
+"""ncutils.experiments and ncutils.cells: the declarations, the cache, resuming, the archive, other engines."""
+
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ncutils import cells, experiments
+from ncutils.cells import Cell
+from ncutils.experiments import specification
+
+TINY = replace(
+    specification("2-mlp"),
+    data="cifar10_small",
+    samples=100,
+    test_samples=50,
+    size=4,
+    width=12,
+    linear=(1, 2),
+    weight_decay=(0.001, 0.004),
+    seeds=2,
+    epochs=3,
+    batch_size=50,
+    warmup_steps=2,
+)
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path_factory, monkeypatch):
+    """One cache for all tests that only need a result, none of the user's settings."""
+    monkeypatch.setenv("NCUTILS_CACHE", str(tmp_path_factory.getbasetemp() / "shared"))
+    for variable in ("NCUTILS_PROFILE", "NCUTILS_DEVICE", "NCUTILS_JOBS"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch, environment):
+    """A cache of the test's own."""
+    monkeypatch.setenv("NCUTILS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def run(spec=TINY, **options):
+    return experiments.run(spec, **({"backend": "sequential", "progress": False} | options))
+
+
+def no_computing(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("computed a cell that was on disk")
+
+    monkeypatch.setattr(Cell, "compute", refuse)
+
+
+# --- the declarations say what the captions say
+
+
+@pytest.mark.parametrize("profile", ["cores", "paper"])
+@pytest.mark.parametrize(("figure", "nonlinear", "linear"), [("1", 6, 3), ("4", 5, 4)])
+def test_figures_over_training(figure, profile, nonlinear, linear):
+    spec = specification(figure, profile)
+    assert (spec.nonlinear, spec.linear) == ((nonlinear,), (linear,))  # 9 layers
+    assert spec.network == "mlp" and spec.data == "mnist" and spec.samples == 60_000
+    assert spec.weight_decay == (0.0018,) and spec.seeds == 5
+    assert spec.class_means and spec.measurements > 10
+    assert spec.drop_at == 0.8
+
+
+def test_figure_2_at_the_size_of_the_paper():
+    mlp, resnet = specification("2-mlp", "paper"), specification("2-resnet", "paper")
+    for spec in (mlp, resnet, specification("5", "paper")):
+        assert spec.linear == (1, 2, 3, 4, 5, 6)
+        assert len(spec.setups) == 10 and spec.seeds == 5  # 50 runs of each network
+    assert (min(mlp.weight_decay), max(mlp.weight_decay), mlp.lr) == (0.001, 0.004, (0.001,))
+    assert mlp.nonlinear == (5,) and mlp.data == "mnist"
+    assert resnet.network == "resnet20" and resnet.data == "cifar10" and resnet.samples == 50_000
+    assert len(mlp.cells("cuda")) == 6 and all(len(cell.seeds) == 50 for cell in mlp.cells("cuda"))
+
+
+def test_figure_3_divides_its_weight_decay_by_the_depth():
+    spec = specification("3", "paper")
+    assert spec.lr == (0.001, 0.002) and spec.seeds == 5
+    assert (min(spec.nonlinear), max(spec.nonlinear), spec.linear) == (4, 12, (1,))
+    for cell in spec.cells():
+        assert set(cell.weight_decay) == {0.016 / (cell.num_nonlinear + 1)}
+
+
+def test_figure_5_and_the_resnet_of_figure_1():
+    assert specification("5", "paper").data == "mnist" and specification("5", "paper").network == "resnet20"
+    variant = specification("1-resnet", "paper")
+    assert (variant.nonlinear, variant.linear, variant.weight_decay) == ((3,), (3,), (0.001,))
+    assert variant.data == "cifar10" and variant.network == "resnet20"
+
+
+@pytest.mark.parametrize("figure", ["1", "4", "2-mlp", "3"])
+def test_the_schedules_cover_the_same_flow_time(figure):
+    paper, cores = specification(figure, "paper"), specification(figure, "cores")
+    of_the_paper = 10_000 * 468 * 0.001 * (0.8 + 0.2 * 0.1)  # 10,000 epochs of 468 batches at 0.001, dropped at 80 %
+    assert paper.flow_time == pytest.approx(of_the_paper, rel=0.05)
+    assert cores.flow_time == pytest.approx(of_the_paper, rel=0.05)
+
+
+def test_flow_time_of_rows_ends_at_that_of_the_specification():
+    frame = run()
+    assert experiments.flow_time(frame).max() == pytest.approx(TINY.flow_time)
+    assert experiments.flow_time(frame[frame["step"] == 0]).eq(0).all()
+
+
+@pytest.mark.parametrize("spec", experiments._DECLARED, ids=lambda s: f"{s.figure}-{s.profile}")
+def test_every_declaration_expands_to_its_runs(spec):
+    found = spec.cells()
+    assert sum(len(cell.seeds) for cell in found) == spec.runs == len(spec.networks) * len(spec.setups) * spec.seeds
+    assert len(set(found)) == len(found)
+    assert all(cell.batch_size <= cell.samples and cell.steps > 0 for cell in found)
+    text = spec.describe()
+    assert f"Figure {spec.figure}" in text and f"{spec.runs}" in text
+    assert hash(spec) and replace(spec) == spec  # frozen
+
+
+def test_only_the_paper_profile_is_called_paper_scale():
+    for spec in experiments._DECLARED:
+        assert ("paper" in spec.label()) == (spec.profile == "paper")
+        assert f"{spec.seeds} seed" in spec.label() and f"{spec.samples:,}" in spec.label()
+        assert spec.profile == "paper" or spec.samples <= 60_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"figure": "7"}, "figure must be one of 1,.*got '7'"),
+        ({"figure": "1", "profile": "huge"}, "profile must be one of quick, cores, paper; got 'huge'"),
+        ({"figure": "5", "profile": "cores"}, "figure 5 has the profiles quick, paper"),
+        ({"figure": "1", "device": "tpu"}, "device must be 'cpu' or 'cuda'; got 'tpu'"),
+        ({"figure": "1", "backend": "slurm"}, "backend must be one of loky, sequential, ray, dask; got 'slurm'"),
+        ({"figure": "1", "jobs": 0}, "jobs must be at least 1; got 0"),
+        ({"figure": TINY, "profile": "paper"}, "profile: the specification given has 'quick'; got 'paper'"),
+    ],
+)
+def test_bad_requests_name_the_argument(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        experiments.run(**arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_no_gpu_is_said_before_anything_runs():
+    with pytest.raises(ValueError, match="CUDA is not available"):
+        run(device="cuda")
+
+
+def test_a_data_set_that_was_not_fetched(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    cells._images.cache_clear()
+    cells._checksum.cache_clear()
+    with pytest.raises(FileNotFoundError, match="python -m ncutils data mnist"):
+        run(replace(TINY, data="mnist", size=7))
+
+
+def test_samples_that_cannot_be_balanced():
+    with pytest.raises(ValueError, match="samples of cifar10_small must be 800 or a smaller multiple of 10; got 95"):
+        run(replace(TINY, samples=95))
+
+
+# --- the frame
+
+
+def test_one_row_for_each_run_split_step_and_layer():
+    frame = run()
+    assert not frame.duplicated(["depth", "run", "split", "step", "layer"]).any()
+    # 4 runs of a 6-layer and of a 7-layer network, two splits, measured at the start, the drop and the end
+    assert len(frame) == 4 * (6 + 7) * 2 * frame["step"].nunique()
+    assert set(frame["split"]) == {"train", "test"} and set(frame["depth"]) == {1, 2}
+    assert frame["setup"].nunique() == 2 and set(frame["seed"]) == {0, 1}
+    assert frame.groupby(["depth", "run"])["setup"].nunique().eq(1).all()
+    assert (frame["figure"] == "2-mlp").all() and (frame["profile"] == "quick").all()
+    assert frame["epoch"].max() == 3
+    assert experiments.label(frame) == TINY.label("CPU")
+    assert not frame["diverged"].any()
+
+
+def test_blocks_of_runs_do_not_change_a_run(monkeypatch):
+    monkeypatch.setenv("NCUTILS_CACHE", "off")
+    spec = replace(TINY, linear=(2,), epochs=2)
+    one, all_ = run(replace(spec, runs_per_cell=1)), run(replace(spec, runs_per_cell=None))
+    order = ["depth", "run", "split", "step", "layer"]
+    one, all_ = (f.sort_values(order, ignore_index=True) for f in (one, all_))
+    pd.testing.assert_frame_equal(one, all_[one.columns], check_exact=True)
+
+
+def test_a_resnet_has_the_backbone_as_layer_0():
+    spec = replace(
+        TINY, network="resnet20", nonlinear=(0,), seeds=1, weight_decay=(0.001,), epochs=1, size=8, samples=50
+    )
+    end = experiments.final(run(spec))
+    assert end.groupby("depth")["layer"].max().to_dict() == {1: 1, 2: 2}
+    backbone = end[end["layer"] == 0]
+    assert (backbone["part"] == "backbone").all() and backbone["nc1"].gt(0).all()
+    assert backbone.set_index("depth")["nc3"].notna().to_dict() == {1: True, 2: False}  # Z_0 is Z_{L-1} for L = 1
+    ends = experiments.head_ends(run(spec)).set_index("depth")
+    assert ends.loc[1, "nc2_last"] == ends.loc[1, "nc2_first"]
+    assert ends.loc[2, "nc2_last"] != ends.loc[2, "nc2_first"]
+    assert ends["nc3"].notna().all()
+
+
+def test_measuring_on_fewer_samples_than_are_trained_on():
+    whole, part = run(), run(replace(TINY, measured=50))
+    on_train = lambda f: f[f["split"] == "train"].reset_index(drop=True)  # noqa: E731
+    assert not np.allclose(on_train(whole)["nc1"], on_train(part)["nc1"])
+    np.testing.assert_array_equal(on_train(whole)["balancedness"], on_train(part)["balancedness"])
+
+
+def test_diverged_runs_are_marked_and_left_out():
+    frame = run(replace(TINY, lr=(0.05, 1e4), linear=(2,), weight_decay=(0.001,), epochs=30))
+    assert frame[frame["lr"] == 1e4]["diverged"].all() and not frame[frame["lr"] == 0.05]["diverged"].any()
+    assert set(experiments.final(frame)["lr"]) == {0.05}
+
+
+def test_summaries_follow_their_definitions():
+    frame = run(replace(TINY, nonlinear=(5,)))
+    end = experiments.final(frame)
+    one = end[(end["depth"] == 2) & (end["run"] == 0)].set_index("layer")
+    ends = experiments.head_ends(frame).set_index(["depth", "run"]).loc[(2, 0)]
+    assert ends["nc1_last"] == one.loc[6, "nc1"] and ends["nc1_first"] == one.loc[5, "nc1"]
+    assert ends["nc1_output"] == one.loc[7, "nc1"] and ends["nc3"] == one.loc[6, "nc3"]
+    curved = experiments.nonlinear_head(frame).set_index(["depth", "run"]).loc[(2, 0)]
+    assert curved["negativity_mean"] == pytest.approx(one.loc[[3, 4, 5], "negativity"].mean())
+    assert curved["balancedness_min"] == one.loc[[3, 4], "balancedness_relative"].min()
+    assert len(experiments.head_ends(frame)) == len(experiments.nonlinear_head(frame)) == 8
+
+
+def test_class_means_are_kept_where_asked_for():
+    with pytest.raises(ValueError, match="figure 2-mlp keeps no class means"):
+        experiments.class_means(run())
+    frame = run(replace(TINY, class_means=True, weight_decay=(0.001,)))
+    grams = experiments.class_means(frame[frame["depth"] == 2], seed=1)
+    assert set(grams) == set(range(1, 8)) and grams[7].shape == (10, 10)
+    np.testing.assert_allclose(grams[3], grams[3].T)
+    assert np.linalg.eigvalsh(grams[3]).min() > -1e-4
+    with pytest.raises(ValueError, match=r"seed must be one of \[0, 1\]; got 9"):
+        experiments.class_means(frame, seed=9)
+
+
+# --- the cache
+
+
+def test_finished_cells_are_read_not_computed(cache, monkeypatch):
+    first = run()
+    assert len(list(cache.glob("*.parquet"))) == len(TINY.cells()) and not list(cache.glob("*.checkpoint"))
+    no_computing(monkeypatch)
+    pd.testing.assert_frame_equal(run(), first)
+
+
+def test_other_code_data_configuration_or_torch_is_another_key(monkeypatch):
+    cell = TINY.cells()[0]
+    keys = {cell.key(), replace(cell, width=13).key(), replace(cell, data="mnist5k").key()}
+    monkeypatch.setattr(torch, "__version__", "0.0")
+    keys.add(cell.key())
+    monkeypatch.setattr(cells, "code_hash", lambda: "other")
+    keys.add(cell.key())
+    assert len(keys) == 5
+
+
+def test_comments_do_not_change_the_code_hash_and_code_does():
+    code = 'def f():\n    """Doc."""\n    return 1\n'
+    same = 'def f():\n    """Other."""\n    return 1  # why\n'
+    assert cells._syntax(code) == cells._syntax(same) != cells._syntax(code.replace("1", "2"))
+    assert re.fullmatch("[0-9a-f]{16}", cells.code_hash())
+
+
+def test_caching_can_be_off(cache, monkeypatch):
+    monkeypatch.setenv("NCUTILS_CACHE", "off")
+    run(replace(TINY, linear=(1,)))
+    assert not cache.exists()
+
+
+def test_a_damaged_file_is_computed_again(cache):
+    spec = replace(TINY, linear=(1,), seeds=1)
+    first = run(spec)
+    for path in cache.glob("*.parquet"):
+        path.write_bytes(path.read_bytes()[:100])
+    pd.testing.assert_frame_equal(run(spec), first)
+
+
+def python(code: str, **environment) -> subprocess.Popen:
+    """A child process that has TINY, in which ``code`` runs."""
+    head = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_experiments import *\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", head + textwrap.dedent(code)],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_killed_sweep_resumes(cache, monkeypatch):
+    spec = TINY
+    child = python("""
+        compute = Cell.compute
+        Cell.compute = lambda cell, checkpoint=None: (compute(cell, checkpoint), time.sleep(0.3))[0]
+        run()
+    """)
+    deadline = time.time() + 60
+    while len(list(cache.glob("*.parquet"))) < 2 and time.time() < deadline and child.poll() is None:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    kept = {path.name: path.stat().st_mtime_ns for path in cache.glob("*.parquet")}
+    assert 2 <= len(kept) < len(spec.cells())
+    done, begun, total = experiments.progress(spec)
+    assert (done, total) == (len(kept), 8) and begun <= 1
+    resumed = run(spec)
+    assert all(cache.joinpath(name).stat().st_mtime_ns == modified for name, modified in kept.items())
+    assert not list(cache.glob("*.checkpoint"))
+    monkeypatch.setenv("NCUTILS_CACHE", "off")
+    pd.testing.assert_frame_equal(resumed, run(spec))
+
+
+def test_a_full_disk_names_the_file_and_keeps_what_is_done(cache):
+    """A limit on the size of files stands in for the full disk."""
+    first = run(replace(TINY, linear=(1,)))
+    child = python("""
+        import resource
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            run(TINY)
+        except OSError as error:
+            print("OSError:", error)
+    """)
+    out, err = child.communicate(timeout=120)
+    assert re.search(r"OSError: .*could not write .*cache", out), out + err
+    assert not [path for path in cache.iterdir() if path.name.startswith(".")]
+    pd.testing.assert_frame_equal(run(replace(TINY, linear=(1,))), first)
+    assert len(run()) > len(first)
+
+
+# --- what it costs
+
+
+def test_cost_counts_runs_steps_and_cells_on_disk(cache):
+    before = experiments.cost(TINY)
+    assert (before.cells, before.cells_on_disk, before.runs, before.run_steps) == (8, 0, 8, 8 * 6)
+    assert before.seconds > 0
+    layers = [48, 12, 12, 12, 12, 12, 10], [48, 12, 12, 12, 12, 12, 12, 10]
+    products = [sum(a * b for a, b in itertools.pairwise(n)) for n in layers]
+    first = 48 * 12  # the gradient of the input is not needed
+    assert before.flops == sum(6 * p - 2 * first for p in products) * 50 * 6 * 4
+    run(replace(TINY, linear=(1,)))
+    after = experiments.cost(TINY)
+    assert after.cells_on_disk == 4 and "4 on disk" in str(after) and "figure 2-mlp" in str(after)
+
+
+# --- the archive
+
+
+@pytest.fixture
+def archived(tmp_path, monkeypatch):
+    """A tiny figure 2, declared as its profile cores and archived."""
+    spec = replace(TINY, profile="cores")
+    monkeypatch.setitem(experiments._SPECIFICATIONS, ("2-mlp", "cores"), spec)
+    monkeypatch.setattr(experiments, "check_committed", lambda: None)
+    frame = run(spec)
+    path = experiments.save_archive(frame, tmp_path / "results")
+    return frame, path
+
+
+def test_an_archive_gives_back_the_run(archived):
+    frame, path = archived
+    back = experiments.archive("2-mlp", folder=path.parent)
+    assert experiments.archived(path.parent) == [("2-mlp", "cores")]
+    assert experiments.label(back) == experiments.label(frame)
+    np.testing.assert_allclose(experiments.head_ends(back)["nc2_last"], experiments.head_ends(frame)["nc2_last"], 1e-6)
+    assert set(back["lr"]) == {0.05}  # parameters keep their digits
+    provenance = json.loads(path.with_suffix(".json").read_text())
+    wanted = {
+        "git_commit",
+        "specification",
+        "seeds",
+        "device",
+        "versions",
+        "seconds",
+        "data_checksum",
+        "samples",
+        "rows",
+    }
+    assert wanted <= set(provenance)
+
+
+def test_no_archive_says_how_to_make_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="python -m ncutils run 2-resnet --profile paper"):
+        experiments.archive("2-resnet", folder=tmp_path)
+    with pytest.raises(ValueError, match="figure must be one of"):
+        experiments.archive("8", folder=tmp_path)
+
+
+def test_an_archive_of_another_specification_is_refused(archived, monkeypatch):
+    _, path = archived
+    changed = replace(TINY, profile="cores", seeds=7)
+    monkeypatch.setitem(experiments._SPECIFICATIONS, ("2-mlp", "cores"), changed)
+    with pytest.raises(ValueError, match="another specification of figure 2-mlp, cores: seeds is 2 there, 7 here"):
+        experiments.archive("2-mlp", folder=path.parent)
+
+
+def test_an_archive_whose_table_is_not_its_own_is_refused(archived):
+    _, path = archived
+    pd.read_parquet(path).iloc[:-1].to_parquet(path)
+    with pytest.raises(ValueError, match=r"2-mlp-cores.parquet: not the table that 2-mlp-cores.json describes"):
+        experiments.archive("2-mlp", folder=path.parent)
+
+
+@pytest.mark.parametrize(("text", "words"), [(None, "no readable provenance"), ("{", "no readable"), ("{}", "lacks")])
+def test_an_archive_without_provenance_is_refused(archived, text, words):
+    about = archived[1].with_suffix(".json")
+    about.unlink() if text is None else about.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        experiments.archive("2-mlp", folder=about.parent)
+
+
+def test_uncommitted_code_is_not_archived(monkeypatch):
+    answers = {"rev-parse": "abc", "status": " M ncutils/training.py"}
+    monkeypatch.setattr(experiments, "_git", lambda *arguments: answers[arguments[0]])
+    with pytest.raises(ValueError, match=r"commit these first.*\n M ncutils/training.py"):
+        experiments.check_committed()
+    answers["status"] = ""
+    experiments.check_committed()
+    monkeypatch.setattr(experiments, "_git", lambda *arguments: None)
+    with pytest.raises(ValueError, match="not a git checkout"):
+        experiments.check_committed()
+
+
+@pytest.mark.parametrize(("figure", "profile"), experiments.archived() or [("none", "none")])
+def test_the_committed_archives_are_whole(figure, profile):
+    if figure == "none":
+        pytest.skip("no archives in this checkout")
+    frame = experiments.archive(figure, profile)
+    spec = specification(figure, profile)
+    assert frame.groupby(["depth", "run"]).ngroups == spec.runs
+    assert "CPU" in experiments.label(frame) or profile == "paper"
+    path = experiments.results_dir() / f"{figure}-{profile}.parquet"
+    assert path.stat().st_size < 300_000
+    commit = frame.attrs["provenance"]["git_commit"]
+    if experiments._git("rev-parse", "HEAD"):  # the commit is in the history, and holds the code
+        assert experiments._git("cat-file", "-t", f"{commit}:ncutils/cells.py") == "blob"
+
+
+# --- other engines
+
+
+@dataclass(frozen=True)
+class Mortal(Cell):
+    """Kills the process that computes it the first time."""
+
+    marker: str = ""
+
+    def compute(self, checkpoint=None):
+        if self.marker and not Path(self.marker).exists():
+            Path(self.marker).touch()
+            time.sleep(1)  # let the neighbour finish: what is lost should be this cell alone
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().compute(checkpoint)
+
+
+@pytest.mark.parametrize("backend", ["loky", "ray", "dask"])
+def test_another_engine_gives_the_same_and_survives_a_killed_worker(backend, cache, tmp_path, monkeypatch):
+    if backend != "loky":
+        pytest.importorskip({"ray": "ray", "dask": "distributed"}[backend])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    plain = TINY.cells()
+    expected = {cell.key(): cell.compute() for cell in plain}
+    fields = [{name: getattr(cell, name) for name in cell.__dataclass_fields__} for cell in plain]
+    mortal = [Mortal(**f, marker=str(tmp_path / "marker") if i == 3 else "") for i, f in enumerate(fields)]
+    missing = {cell.key(): m for cell, m in zip(plain, mortal, strict=True)}
+    bar = experiments._bar("", len(missing), 0, False)
+    found = experiments._solve_all(missing, cache, 2, backend, "cpu", bar)
+    assert (tmp_path / "marker").exists()
+    assert found.keys() == expected.keys()
+    for key, frame in found.items():
+        pd.testing.assert_frame_equal(frame, expected[key], check_exact=True)
+    assert len(list(cache.glob("*.parquet"))) == len(plain)
+
+
+@pytest.mark.parametrize("backend", ["ray", "dask"])
+def test_an_engine_that_is_not_installed(backend, cache, monkeypatch):
+    for name in ("ray", "ray.util.joblib", "distributed", "dask"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ValueError, match=rf'needs the package: pip install "ncutils\[{backend}\]"'):
+        run(backend=backend)
