@@ -1,6 +1,6 @@
 """Every numbered statement of the theory as a function that returns a :class:`Check`, in float64."""
 
-from ncutils.theory.attack import Attack, attack, random_head
+from ncutils.theory.attack import Attack, attack, attack_heads, random_head
 from ncutils.theory.certificate import Certificate, certify, linear_head
 from ncutils.theory.checks import Check, Hypothesis, to_frame
 from ncutils.theory.conditioning import (
@@ -34,6 +34,7 @@ __all__ = [
     "Hypothesis",
     "LinearHead",
     "attack",
+    "attack_heads",
     "certify",
     "excess",
     "layer_conditioning",

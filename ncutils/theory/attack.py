@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Attack", "attack", "random_head"]
+from ncutils.theory.sufficient import LinearHead
+
+__all__ = ["Attack", "attack", "attack_heads", "random_head"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +86,39 @@ def attack(
                 for p, m, s in zip(point, mean, square, strict=True)
             ]
     return Attack(best, first, tuple(history), instance)
+
+
+def attack_heads(
+    sides: Callable[[LinearHead], tuple[Tensor, Tensor]],
+    shapes: Sequence[tuple[int, int, int]] = ((3, 3, 2), (2, 2, 3)),
+    *,
+    noise: float = 0.005,
+    spread: tuple[float, float] = (0.7, 1.6),
+    restarts: int = 1,
+    steps: int = 150,
+    seed: int = 0,
+) -> Attack:
+    """:func:`attack` an inequality about a :class:`LinearHead`, from random heads of several shapes; the worst of all.
+
+    Args:
+        sides: takes a head, returns ``(small, large)``.
+        shapes: ``(K, L2, samples a class)`` of the heads.
+        noise, spread: see :func:`random_head`.
+        restarts, steps, seed: see :func:`attack`, for each shape.
+    """
+    found = []
+    for classes, depth, samples in shapes:
+        y = torch.arange(classes).repeat_interleave(samples)
+
+        def start(generator, classes=classes, depth=depth, samples=samples):
+            weights, features, _ = random_head(generator, classes, depth, samples, noise=noise, spread=spread)
+            return [*weights, features]
+
+        def instance(*tensors, y=y):
+            return sides(LinearHead(tensors[:-1], tensors[-1], y))
+
+        found.append(attack(instance, start, restarts=restarts, steps=steps, seed=seed))
+    return max(found, key=lambda attempt: attempt.ratio)
 
 
 def _log_gradient(sides, point: list[Tensor]) -> tuple[float, list[Tensor] | None]:

@@ -14,6 +14,7 @@ from ncutils import metrics
 from ncutils.theory import (
     LinearHead,
     attack,
+    attack_heads,
     random_head,
     sufficient,
     telescoping,
@@ -146,6 +147,17 @@ def test_a_smaller_constant_would_be_caught(statement, form, tight):
     assert check.holds is True
     assert check.ratio == pytest.approx(found.ratio, rel=1e-9)
     assert dataclasses.replace(check, bound=tight * check.bound).holds is False
+
+
+def test_attack_heads_returns_the_worst_of_all_shapes():
+    def sides(head):
+        return sufficient.nc2_sides(head, "sharp")
+
+    shapes = ((3, 2, 2), (2, 2, 2))
+    both = attack_heads(sides, shapes, steps=10)
+    single = [attack_heads(sides, (shape,), steps=10) for shape in shapes]
+    assert both.ratio == max(found.ratio for found in single) <= 1 + 1e-9
+    assert all(a <= b for found in single for a, b in itertools.pairwise(found.history))
 
 
 def test_nc3_and_telescoping_would_be_caught():
