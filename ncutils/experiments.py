@@ -21,6 +21,7 @@ initialisation are ours everywhere: the paper's are not known.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -142,9 +143,7 @@ class Specification:
     @property
     def flow_time(self) -> float:
         """Sum of effective step sizes of the first set-up, see the module's page."""
-        config = training.TrainingConfig(self.steps, warmup_steps=self.warmup_steps, drop_at=self.drop_at)
-        factors = sum(training.learning_rate_factor(config, step) for step in range(self.steps))
-        return factors * self.lr[0] / (1 - self.momentum)
+        return _step_sizes(self.steps, self.warmup_steps, self.drop_at)[-1] * self.lr[0] / (1 - self.momentum)
 
     def cells(self, device: str = "cpu") -> list[Cell]:
         """The independent pieces of work: one network and a block of its runs each."""
@@ -207,6 +206,16 @@ class Specification:
         )
         side = self.size or {"cifar10": 32, "cifar10_small": 16}.get(self.data, 28)
         return f"{self.samples:,} {kind} of {side}x{side}"
+
+
+@functools.cache
+def _step_sizes(steps: int, warmup_steps: int, drop_at: float):
+    """Sum of the step sizes before each step, in units of lr: an array of steps + 1 numbers."""
+    import numpy as np
+
+    config = training.TrainingConfig(steps, warmup_steps=warmup_steps, drop_at=drop_at)
+    factors = [training.learning_rate_factor(config, step) for step in range(steps)]
+    return np.concatenate([[0.0], np.cumsum(factors)])
 
 
 def _listed(values: tuple[float, ...]) -> str:
@@ -293,7 +302,7 @@ _DECLARED = [
     Specification(**_PAPER_RESNET_DIGITS, **_FIVE, **_ALL_HEADS, weight_decay=_TEN_DECAYS, seeds=5),
 ]
 _SPECIFICATIONS = {(spec.figure, spec.profile): spec for spec in _DECLARED}
-FIGURES = tuple(dict.fromkeys(spec.figure for spec in _DECLARED))
+FIGURES = ("1", "1-resnet", "2-mlp", "2-resnet", "3", "4", "5")
 
 
 def specification(figure: str, profile: str = "quick") -> Specification:
@@ -787,14 +796,10 @@ def final(frame, split: str = "train"):
 
 def flow_time(frame):
     """Flow time at each row: the sum of effective step sizes lr / (1 - momentum) up to its step."""
-    import numpy as np
-
     spec = frame.attrs["provenance"]["specification"]
     steps = spec["epochs"] * (spec["samples"] // spec["batch_size"])
-    config = training.TrainingConfig(steps, warmup_steps=spec["warmup_steps"], drop_at=spec["drop_at"])
-    factors = [training.learning_rate_factor(config, step) for step in range(steps)]
-    summed = np.concatenate([[0.0], np.cumsum(factors)]) / (1 - spec["momentum"])
-    return frame["lr"] * summed[frame["step"]]
+    summed = _step_sizes(steps, spec["warmup_steps"], spec["drop_at"])
+    return frame["lr"] * summed[frame["step"]] / (1 - spec["momentum"])
 
 
 def head_ends(frame, split: str = "train"):

@@ -1,0 +1,154 @@
+"""The command line: what it prints, what it refuses, where it leaves results."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ncutils import cells, experiments
+from ncutils.__main__ import main
+from ncutils.cells import Cell
+
+TINY = replace(
+    experiments.specification("3"),
+    data="cifar10_small",
+    samples=100,
+    test_samples=0,
+    size=4,
+    width=12,
+    nonlinear=(4, 5),
+    lr=(0.05,),
+    seeds=1,
+    epochs=1,
+    batch_size=50,
+    warmup_steps=1,
+)
+
+
+@pytest.fixture(autouse=True)
+def tiny(tmp_path, monkeypatch):
+    """Figure 3 is tiny here, its cache and its archives are the test's own."""
+    monkeypatch.setenv("NCUTILS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NCUTILS_JOBS", "1")
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    for variable in ("NCUTILS_PROFILE", "NCUTILS_DEVICE"):
+        monkeypatch.delenv(variable, raising=False)
+    for profile in experiments.PROFILES:
+        monkeypatch.setitem(experiments._SPECIFICATIONS, ("3", profile), replace(TINY, profile=profile))
+    monkeypatch.setattr(experiments, "check_committed", lambda: None)
+    monkeypatch.setattr(experiments, "results_dir", lambda: tmp_path / "results")
+    return tmp_path
+
+
+def test_list_describes_every_figure(capsys):
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    for spec in experiments._DECLARED:
+        assert f"Figure {spec.figure}, profile {spec.profile}:" in out
+    assert main(["list", "5"]) == 0
+    assert "Figure 1" not in capsys.readouterr().out
+
+
+def test_cost_then_run_then_nothing_left(capsys):
+    assert main(["cost", "3"]) == 0
+    assert "2 runs in 2 cells (0 on disk)" in capsys.readouterr().out
+    assert main(["run", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "quick: 100 CIFAR-10 images of 4x4, 1 seed, 1 epochs, CPU" in out and "archived" not in out
+    assert main(["cost", "3"]) == 0
+    assert "(2 on disk)" in capsys.readouterr().out
+
+
+def test_the_larger_profiles_are_archived(tiny, capsys):
+    assert main(["run", "3", "--profile", "cores"]) == 0
+    assert "archived as" in capsys.readouterr().out
+    assert experiments.archive("3", folder=tiny / "results").attrs["provenance"]["profile"] == "cores"
+    assert main(["run", "3", "--profile", "cores", "--results", str(tiny / "other")]) == 0
+    assert {path.name for path in (tiny / "other").iterdir()} == {"3-cores.parquet", "3-cores.json"}
+    assert main(["run", "3", "--profile", "paper", "--no-archive"]) == 0
+    assert not (tiny / "results" / "3-paper.parquet").exists()
+    assert main(["list", "3"]) == 0
+    assert "archived  results/3-cores.parquet" in capsys.readouterr().out
+
+
+def test_uncommitted_code_is_refused_before_it_runs(monkeypatch, capsys):
+    def refuse():
+        raise ValueError("commit these first")
+
+    monkeypatch.setattr(experiments, "check_committed", refuse)
+    monkeypatch.setattr(experiments, "run", lambda *_, **__: pytest.fail("ran"))
+    assert main(["run", "3", "--profile", "cores"]) == 2
+    assert "error: commit these first" in capsys.readouterr().err
+
+
+def test_resume_goes_on_and_says_from_where(capsys):
+    assert main(["resume", "3"]) == 2
+    assert "nothing of figure 3 is on disk" in capsys.readouterr().err
+    cell = TINY.cells()[0]
+    cells.solve(cell, cell.key(), cells.cache_dir())
+    assert main(["resume", "3"]) == 0
+    assert "1 of 2 cells are done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "6"], "invalid choice: '6'"),
+        (["run", "3", "--profile", "huge"], "invalid choice: 'huge'"),
+        (["run", "3", "--device", "tpu"], "invalid choice: 'tpu'"),
+        (["run", "3", "--backend", "slurm"], "invalid choice: 'slurm'"),
+        (["run", "3", "--jobs", "many"], "invalid int value: 'many'"),
+        (["fly"], "invalid choice: 'fly'"),
+        ([], "required: COMMAND"),
+    ],
+)
+def test_words_it_does_not_know(arguments, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_profile_that_a_figure_does_not_have(capsys):
+    assert main(["run", "5", "--profile", "cores"]) == 2
+    assert "figure 5 has the profiles quick, paper; got 'cores'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+@pytest.mark.parametrize("arguments", [["run", "3", "--device", "cuda"], ["cost", "3", "--device", "cuda"], ["paper"]])
+def test_no_gpu(arguments, capsys):
+    assert main(arguments) == 2
+    assert "CUDA is not available" in capsys.readouterr().err
+
+
+def test_no_data(tiny, monkeypatch, capsys):
+    monkeypatch.setenv("NCUTILS_DATA", str(tiny / "nowhere"))
+    cells._images.cache_clear()
+    cells._checksum.cache_clear()
+    assert main(["run", "1", "--profile", "cores"]) == 1
+    assert "fetch it with `python -m ncutils data mnist`" in capsys.readouterr().err
+
+
+def test_a_disk_that_cannot_be_written(tiny, monkeypatch, capsys):
+    (tiny / "file").write_text("no folder")
+    monkeypatch.setenv("NCUTILS_CACHE", str(tiny / "file" / "cache"))
+    assert main(["run", "3"]) == 1
+    assert f"could not make the folder {tiny / 'file' / 'cache'}" in capsys.readouterr().err
+
+
+def test_interrupted(monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Cell, "compute", interrupt)
+    assert main(["run", "3", "--backend", "sequential"]) == 130
+    assert "finished cells are kept" in capsys.readouterr().err
+
+
+def test_help_has_examples_and_every_command():
+    done = subprocess.run([sys.executable, "-m", "ncutils", "--help"], capture_output=True, text=True, check=True)
+    for word in ("list", "cost", "run", "resume", "paper", "data", "--backend ray"):
+        assert word in done.stdout
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,116 @@
+"""ncutils.plots: panels in the paper's order, means and bands that are means and bands, titles that say the size."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from ncutils import plots
+
+
+@pytest.fixture(autouse=True)
+def close():
+    plots.style()
+    yield
+    plt.close("all")
+
+
+def history(runs=3, layers=9, relu=5):
+    """A frame like that of experiments.run, with values known in closed form."""
+    rows = []
+    for run in range(runs):
+        for step in (0, 1, 10, 100):
+            for layer in range(1, layers + 1):
+                rows.append({
+                    "split": "train",
+                    "run": run,
+                    "step": step,
+                    "layer": layer,
+                    "part": "nonlinear" if layer <= relu else "linear",
+                    "nc1": (1 + run) / (1 + step),
+                    "nc2": 2.0 + layer,
+                    "balancedness_relative": 0.5 if layer < layers else np.nan,
+                    "negativity": 0.1 * run,
+                    "diverged": False,
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def ends(depths=(1, 2, 4), runs=2):
+    columns = ("nc1_last", "nc1_first", "nc2_last", "nc2_first", "nc3")
+    columns += ("balancedness_min", "balancedness_mean", "negativity_min", "negativity_mean")
+    return pd.DataFrame([{"depth": d, "run": r} | {c: d + r for c in columns} for d in depths for r in range(runs)])
+
+
+def band(axis, number=0):
+    """x, low, high of a filled band."""
+    points = axis.collections[number].get_paths()[0].vertices
+    xs = np.unique(points[:, 0])
+    return xs, *zip(
+        *[(points[points[:, 0] == x, 1].min(), points[points[:, 0] == x, 1].max()) for x in xs], strict=True
+    )
+
+
+@pytest.mark.parametrize("draw", [plots.figure1, plots.figure4])
+def test_figures_over_training(draw):
+    figure = draw(history(), "quick: a size")
+    assert [axis.get_title() for axis in figure.axes] == ["NC1", "NC2", "balancedness", "negativity (ReLU layers)"]
+    nc1, nc2, balancedness, negativity = figure.axes
+    assert len(nc1.lines) == len(nc2.lines) == 7  # the last 7 layers
+    assert len(balancedness.lines) == 6  # the last layer has no next one
+    assert len(negativity.lines) == 3  # ReLU layers 3, 4, 5
+    assert figure.get_suptitle() == "quick: a size"
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["3 (ReLU)", "4 (ReLU)", "5 (ReLU)", "6", "7", "8", "9"]
+    assert all(axis.get_ylabel() for axis in figure.axes)
+    assert figure.get_size_inches()[0] <= 9
+
+
+def test_lines_are_means_and_bands_one_standard_deviation():
+    axis = plots.figure1(history()).axes[0]
+    np.testing.assert_array_equal(axis.lines[0].get_xdata(), [1, 10, 100])  # step 0 has no place on a log axis
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), [2 / 2, 2 / 11, 2 / 101])
+    xs, low, high = band(axis)
+    spread = np.std([1, 2, 3])
+    np.testing.assert_allclose(high, (2 + spread) / (1 + xs))
+    np.testing.assert_allclose(low, (2 - spread) / (1 + xs))
+
+
+def test_diverged_runs_and_the_test_set_are_not_drawn():
+    frame = history()
+    bad = frame.assign(diverged=True, nc1=1e9)
+    test = frame.assign(split="test", nc1=1e9)
+    axis = plots.figure1(pd.concat([frame, bad, test])).axes[0]
+    assert max(axis.lines[0].get_ydata()) < 10
+
+
+def test_figure_2_and_5_against_depth():
+    figure = plots.figure2(ends(), "quick", ends(depths=(1, 2, 3)), ("quick", "archive"))
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["NC1, last layer", "NC1, first layer", "NC2, last layer", "NC2, first layer", "NC3"]
+    first = figure.axes[0]
+    np.testing.assert_allclose(first.lines[0].get_ydata(), np.array([1, 2, 4]) + 0.5)
+    assert len(first.lines) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["quick", "archive"]
+    assert plots.figure5(ends()).axes[0].get_title() == titles[0]
+    assert figure._supxlabel.get_text() == "linear layers in the head"
+
+
+def test_figure_3_against_the_number_of_nonlinear_layers():
+    figure = plots.figure3(ends(), "quick")
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["minimum balancedness", "mean balancedness", "minimum negativity", "mean negativity"]
+    assert not figure.legends  # one result needs no legend
+    np.testing.assert_allclose(band(figure.axes[1])[2], np.array([1, 2, 4]) + 0.5 + 0.5)
+
+
+def test_class_means_are_pictures_of_gram_matrices():
+    grams = {layer: np.diag(np.arange(1.0, 11)) for layer in (6, 7, 8, 9)}
+    figure = plots.class_means(grams, (6, 7, 8, 9), relu_layers=6, title="quick")
+    pictures = [axis for axis in figure.axes if axis.images]
+    assert [axis.get_title() for axis in pictures] == ["Z6 before its ReLU", "Z7", "Z8", "Z9"]
+    assert pictures[0].images[0].get_array().max() == 1
