@@ -290,12 +290,16 @@ class Trajectory:
         """The weights at ``times[index]``, float64 tensors ``(out, in)``."""
         return [torch.from_numpy(w.copy()) for w in unpack(self.states[index], self.shapes)]
 
-    def head(self, index: int) -> LinearHead:
-        """The linear layers and what enters them at ``times[index]``, for Theorem 3.1."""
-        weights = self.weights(index)
-        features = self.objective.features([w.numpy() for w in weights])[1][self.objective.num_nonlinear]
-        head = weights[self.objective.num_nonlinear :]
-        return LinearHead(head, torch.from_numpy(features), torch.from_numpy(self.objective.y))
+    @cached_property
+    def heads(self) -> tuple[LinearHead, ...]:
+        """The linear layers and what enters them at every recorded time, for Theorem 3.1."""
+        labels, nonlinear = torch.from_numpy(self.objective.y), self.objective.num_nonlinear
+        out = []
+        for index in range(len(self)):
+            weights = self.weights(index)
+            features = self.objective.features([w.numpy() for w in weights])[1][nonlinear]
+            out.append(LinearHead(weights[nonlinear:], torch.from_numpy(features), labels))
+        return tuple(out)
 
     @cached_property
     def data_costs(self) -> np.ndarray:
@@ -321,8 +325,7 @@ class Trajectory:
     @cached_property
     def nc1(self) -> np.ndarray:
         """NC1(Z_{L−1}) at the recorded times."""
-        heads = (self.head(i) for i in range(len(self)))
-        return np.array([float(h.nc1(h.layers[-2])) for h in heads])
+        return np.array([float(h.nc1(h.layers[-2])) for h in self.heads])
 
 
 def flow(

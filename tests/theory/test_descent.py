@@ -389,7 +389,7 @@ def test_theorem_4_4_along_the_flow(centrepiece):
     assert phase.path_bound() <= phase.r0
     assert phase.fitted_error() <= phase.target_error
     # the collapse it predicts, by Theorem 3.1 with measured ingredients: below 1 in every form
-    head = trajectory.head(-1)
+    head = trajectory.heads[-1]
     for form in ("paper", "simple", "sharp"):
         check = sufficient.theorem_3_1_nc1(head, None, None, form)
         assert check.holds and check.bound < 1
