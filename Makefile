@@ -117,7 +117,7 @@ paper: venv
 	@$(PY) -m ncutils paper --device $(DEVICE)
 
 bench: venv
-	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script; done
+	@$(PY) benchmarks/run.py
 
 # --- the rest
 
