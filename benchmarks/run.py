@@ -1,8 +1,8 @@
 """Side-by-side timings, printed as ratios: `make bench`, or `python benchmarks/run.py --help`.
 
 Programs that are compared take turns in short blocks within one process, and the best block of each counts: what else
-the machine does meanwhile hits all of them alike. The machine's own matrix-product rate is measured the same way.
-Results go to `_build/bench.json` after every section.
+the machine does meanwhile hits all of them alike. Step sizes are tiny, so that no run can diverge and stop early. The
+machine's own matrix-product rate is measured the same way. Results go to `_build/bench.json` after every section.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def step_section(widths, batch: int, steps: int, repeats: int) -> list[dict]:
     digits = data.load("mnist5k").flat()
     rows = []
     for width in widths:
-        config = training.TrainingConfig(steps=10**9, batch_size=batch, warmup_steps=0)
+        config = training.TrainingConfig(steps=10**9, lr=1e-4, batch_size=batch, warmup_steps=0)
         networks_ = [networks.MLP(digits.x.shape[1], 10, width=width, **LAYERS) for _ in range(3)]
         programs = {
             "ours": stepper(networks_[0], digits, config),
@@ -108,7 +108,7 @@ def _one_run(seed: int, steps: int, batch: int) -> None:
     torch.set_num_threads(1)
     digits = data.load("mnist5k").flat()
     network = networks.MLP(digits.x.shape[1], 10, seeds=(seed,), **LAYERS)
-    config = training.TrainingConfig(steps=steps, batch_size=batch)
+    config = training.TrainingConfig(steps=steps, lr=1e-4, batch_size=batch)
     training.train(network, digits, config, measure=None, progress=False)
 
 
@@ -118,7 +118,7 @@ def sweep_section(runs: int, steps: int, batch: int) -> dict:
 
     cores = os.cpu_count() or 1
     digits = data.load("mnist5k").flat()
-    config = training.TrainingConfig(steps=steps, batch_size=batch)
+    config = training.TrainingConfig(steps=steps, lr=1e-4, batch_size=batch)
     with Parallel(n_jobs=cores) as parallel:
         parallel(delayed(_one_run)(seed, 2, batch) for seed in range(cores))  # workers import torch once a sweep
         start = time.perf_counter()
@@ -146,7 +146,7 @@ def metrics_section(batch: int, steps: int, repeats: int) -> dict:
     """Share of a run of 10,000 steps that 20 measurements take, at 1,000 digits."""
     digits = data.load("mnist5k", per_class=100).flat()
     network = networks.MLP(digits.x.shape[1], 10, **LAYERS)
-    step = stepper(network, digits, training.TrainingConfig(steps=10**9, batch_size=batch))
+    step = stepper(network, digits, training.TrainingConfig(steps=10**9, lr=1e-4, batch_size=batch))
     seconds = best_of({"step": step}, steps, repeats)["step"]
     measure = best_of({"measure": lambda: training.measure_layers(network, digits, 0)}, 2, repeats)["measure"]
     share = 20 * measure / (20 * measure + 10_000 * seconds)
@@ -161,7 +161,7 @@ def gpu_section(runs: int, steps: int, repeats: int) -> dict:
         digits = data.load("mnist", "all").flat().to("cuda")
     except FileNotFoundError:
         digits = data.load("mnist5k").flat().to("cuda")
-    config = training.TrainingConfig(steps=10**9, batch_size=128, warmup_steps=0)
+    config = training.TrainingConfig(steps=10**9, lr=1e-4, batch_size=128, warmup_steps=0)
 
     def network(seeds):
         return networks.MLP(digits.x.shape[1], 10, seeds=seeds, device="cuda", **LAYERS)
