@@ -24,6 +24,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import operator
 import os
 import platform
 import subprocess
@@ -249,7 +250,7 @@ _THREE = dict(
 )
 
 _QUICK_MLP = dict(profile="quick", data="mnist5k", samples=1_000, test_samples=1_000, batch_size=100)
-_QUICK_RESNET = dict(profile="quick", size=8, drop_at=0.7, seeds=2)
+_QUICK_RESNET = dict(profile="quick", size=8, lr=(0.02,), drop_at=0.7, seeds=2)
 _CORES_MLP = dict(
     profile="cores", data="mnist", samples=60_000, measured=10_000, test_samples=8_000, batch_size=128, epochs=20
 )
@@ -267,39 +268,33 @@ _ALL_HEADS = dict(linear=(1, 2, 3, 4, 5, 6))
 _FEW_DIGITS = dict(data="mnist5k", samples=500, test_samples=500, batch_size=25, warmup_steps=80)
 _FEW_IMAGES = dict(data="cifar10_small", samples=200, test_samples=200, batch_size=20, warmup_steps=100)
 
+
+def _declare(*parts: dict, **own) -> Specification:
+    return Specification(**functools.reduce(operator.or_, parts) | own)
+
+
 _DECLARED = [
     # quick: minutes on two cores
-    Specification(**_QUICK_MLP, **_ONE, lr=(0.05,), seeds=3, epochs=800, measurements=18),
-    Specification(**_QUICK_MLP, **_FOUR, lr=(0.05,), seeds=3, epochs=800, measurements=18),
-    Specification(**_QUICK_MLP, **_TWO, lr=(0.05,), weight_decay=(0.001, 0.004), seeds=3, epochs=500),
-    Specification(**_QUICK_MLP, **_THREE, nonlinear=(4, 6, 8, 12), lr=(0.05, 0.1), seeds=2, epochs=500),
-    Specification(
-        **_QUICK_RESNET, **_FIVE, **_FEW_DIGITS, linear=(1, 2, 4, 6), lr=(0.02,), weight_decay=(0.02,), epochs=18
-    ),
-    Specification(
-        **_QUICK_RESNET, **_TWO_RESNET, **_FEW_IMAGES, linear=(1, 2, 4), lr=(0.02,), weight_decay=(0.015,), epochs=36
-    ),
-    Specification(
-        **_QUICK_RESNET,
-        **_FEW_IMAGES,
-        **_ONE_RESNET | dict(weight_decay=(0.01,)),
-        lr=(0.03,),
-        epochs=50,
-        measurements=8,
-    ),
+    _declare(_QUICK_MLP, _ONE, lr=(0.05,), seeds=3, epochs=800, measurements=18),
+    _declare(_QUICK_MLP, _FOUR, lr=(0.05,), seeds=3, epochs=800, measurements=18),
+    _declare(_QUICK_MLP, _TWO, lr=(0.05,), weight_decay=(0.001, 0.004), seeds=3, epochs=500),
+    _declare(_QUICK_MLP, _THREE, nonlinear=(4, 6, 8, 12), lr=(0.05, 0.1), seeds=2, epochs=400),
+    _declare(_QUICK_RESNET, _FEW_DIGITS, _FIVE, linear=(1, 2, 4, 6), weight_decay=(0.02,), epochs=18),
+    _declare(_QUICK_RESNET, _FEW_IMAGES, _TWO_RESNET, linear=(1, 2, 4), weight_decay=(0.015,), epochs=36),
+    _declare(_QUICK_RESNET, _FEW_IMAGES, _ONE_RESNET, weight_decay=(0.01,), epochs=60, drop_at=0.8, measurements=8),
     # cores: full MNIST at the flow time of the paper
-    Specification(**_CORES_MLP, **_ONE, lr=(0.05,), seeds=5, measurements=14),
-    Specification(**_CORES_MLP, **_FOUR, lr=(0.05,), seeds=5, measurements=14),
-    Specification(**_CORES_MLP, **_TWO, lr=(0.05,), weight_decay=(0.001, 0.004), seeds=3),
-    Specification(**_CORES_MLP, **_THREE, nonlinear=(4, 6, 8, 10, 12), lr=(0.05, 0.1), seeds=3),
+    _declare(_CORES_MLP, _ONE, lr=(0.05,), seeds=5, measurements=14),
+    _declare(_CORES_MLP, _FOUR, lr=(0.05,), seeds=5, measurements=14),
+    _declare(_CORES_MLP, _TWO, lr=(0.05,), weight_decay=(0.001, 0.004), seeds=3),
+    _declare(_CORES_MLP, _THREE, nonlinear=(4, 6, 8, 10, 12), lr=(0.05, 0.1), seeds=3),
     # paper: its data, set-ups and seeds
-    Specification(**_PAPER_MLP, **_ONE, lr=(0.001,), seeds=5, measurements=30),
-    Specification(**_PAPER_MLP, **_FOUR, lr=(0.001,), seeds=5, measurements=30),
-    Specification(**_PAPER_MLP, **_TWO, lr=(0.001,), weight_decay=_TEN_DECAYS, seeds=5),
-    Specification(**_PAPER_MLP, **_THREE, nonlinear=(4, 6, 8, 10, 12), lr=(0.001, 0.002), seeds=5),
-    Specification(**_PAPER_RESNET, **_ONE_RESNET | dict(weight_decay=(0.001,)), seeds=5, measurements=20),
-    Specification(**_PAPER_RESNET, **_TWO_RESNET, **_ALL_HEADS, weight_decay=_TEN_DECAYS, seeds=5),
-    Specification(**_PAPER_RESNET_DIGITS, **_FIVE, **_ALL_HEADS, weight_decay=_TEN_DECAYS, seeds=5),
+    _declare(_PAPER_MLP, _ONE, lr=(0.001,), seeds=5, measurements=30),
+    _declare(_PAPER_MLP, _FOUR, lr=(0.001,), seeds=5, measurements=30),
+    _declare(_PAPER_MLP, _TWO, lr=(0.001,), weight_decay=_TEN_DECAYS, seeds=5),
+    _declare(_PAPER_MLP, _THREE, nonlinear=(4, 6, 8, 10, 12), lr=(0.001, 0.002), seeds=5),
+    _declare(_PAPER_RESNET, _ONE_RESNET, weight_decay=(0.001,), seeds=5, measurements=20),
+    _declare(_PAPER_RESNET, _TWO_RESNET, _ALL_HEADS, weight_decay=_TEN_DECAYS, seeds=5),
+    _declare(_PAPER_RESNET_DIGITS, _FIVE, _ALL_HEADS, weight_decay=_TEN_DECAYS, seeds=5),
 ]
 _SPECIFICATIONS = {(spec.figure, spec.profile): spec for spec in _DECLARED}
 FIGURES = ("1", "1-resnet", "2-mlp", "2-resnet", "3", "4", "5")
@@ -714,7 +709,7 @@ def archive(figure: str, profile: str | None = None, folder: str | os.PathLike |
     else:
         specification(figure, profile or "quick")
         wanted = " or ".join(f"`python -m ncutils run {figure} --profile {p}`" for p in candidates if p != "quick")
-        raise FileNotFoundError(f"no archived result of figure {figure} in {folder}; make it with {wanted}")
+        raise FileNotFoundError(f"no archived result of figure {figure} in {folder.name}/; make it with {wanted}")
     about = path.with_suffix(".json")
     try:
         provenance = json.loads(about.read_text(encoding="utf-8"))
