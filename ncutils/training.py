@@ -4,6 +4,9 @@ The objective of every run is ``(1/2B) ||f(X) - Y||_F^2 + (weight_decay/2) ||the
 Y one-hot. On a GPU all runs of an MLP step together as one stacked program, replayed from a CUDA graph; on a CPU,
 where stacking gains nothing, the runs go one after the other through the same equations as plain matrices. A run's
 result depends on its own seed, step size and weight decay alone, never on its neighbours.
+
+Deep linear heads cost next to nothing: their gradients are formed from products with K rows, see
+:meth:`_DenseTrainer._gradients`.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
@@ -32,6 +36,10 @@ __all__ = [
     "train",
 ]
 
+# Numbers a layer to measure at a time: the float64 copies of 50 runs on 60,000 samples would fill a GPU.
+_BLOCK = 2**27
+_relu_backward = torch.ops.aten.threshold_backward.grad_input  # looked up once: that costs more than a small call
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -47,7 +55,10 @@ class TrainingConfig:
         warmup_steps: steps over which the step size rises linearly from near 0.
         drop_at: fraction of the steps after which the step size is multiplied by ``drop_factor``.
         drop_factor: see ``drop_at``.
-        measurements: how many times to measure, geometrically spaced, first and last step included.
+        measurements: how many times to measure, geometrically spaced, first and last step included; the moment of
+            the drop is measured besides.
+        precision: ``"bfloat16"`` runs the convolutions of a ResNet20 under autocast; its dense layers, and every MLP,
+            always train in the network's own precision. Meant for GPUs; CPUs without bfloat16 units lose by it.
     """
 
     steps: int
@@ -59,6 +70,7 @@ class TrainingConfig:
     drop_at: float = 0.8
     drop_factor: float = 0.1
     measurements: int = 20
+    precision: str = "float32"
 
     def __post_init__(self):
         if self.steps < 0 or self.warmup_steps < 0:
@@ -67,6 +79,14 @@ class TrainingConfig:
             raise ValueError(f"momentum must be in [0, 1); got {self.momentum}")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size must be None or >= 1; got {self.batch_size}")
+        if not 0 <= self.drop_at <= 1 or not 0 <= self.drop_factor < math.inf:
+            raise ValueError(
+                f"drop_at must be in [0, 1] and drop_factor finite and >= 0; got {self.drop_at}, {self.drop_factor}"
+            )
+        if self.measurements < 0:
+            raise ValueError(f"measurements must be >= 0; got {self.measurements}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be 'float32' or 'bfloat16'; got {self.precision!r}")
         for name in ("lr", "weight_decay"):
             value = getattr(self, name)
             if isinstance(value, list):
@@ -135,38 +155,70 @@ def measure_layers(network: MLP | ResNet20, data, step: int) -> list[dict]:
     was_training = network.training
     network.eval()
     with torch.no_grad():
-        layers = _in_chunks(network, data.x)
+        inputs = _dense_inputs(network, data.x)
+        weights = [w.detach() for w in network.weights]
+        size = max(1, _BLOCK // (len(data.y) * max(network.sizes[1:])))
+        blocks = [
+            _measure_block(network, [w[runs] for w in weights], inputs[runs] if inputs.ndim == 3 else inputs, data)
+            for runs in torch.arange(network.num_runs).split(size)
+        ]
     network.train(was_training)
-    weights = [w.detach() for w in network.weights]
-    targets = torch.nn.functional.one_hot(data.y, data.num_classes).to(torch.float64)
-    output = layers.post[-1].double()
-    error = torch.linalg.matrix_norm(output - targets)
-    whole = {
-        "loss": error.square() / (2 * len(data.y)),
-        "error": error,
-        "accuracy": (output.argmax(-1) == data.y).double().mean(-1),
-    }
     rows = []
     for index in range(network.num_layers):
-        post = layers.post[index]
-        columns = {
-            "nc1": metrics.nc1(post, data.y),
-            "nc2": metrics.nc2(post, data.y),
-            "negativity": metrics.negativity(layers.pre[index]),
-            "condition": metrics.condition_number(weights[index]),
-        }
-        if index + 1 < network.num_layers:
-            for kind, name in (("op", "balancedness"), ("relative", "balancedness_relative")):
-                columns[name] = metrics.balancedness(weights[index], weights[index + 1], kind)
-        if index == network.num_layers - 2:
-            columns["nc3"] = metrics.nc3(post, data.y, weights[-1])
-            columns["nc4"] = metrics.nc4(post, data.y, weights[-1])
-        columns = {name: value.tolist() for name, value in {**columns, **whole}.items()}
         part = "nonlinear" if index < network.num_nonlinear else "linear"
+        columns = {name: torch.cat([block[index][name] for block in blocks]).tolist() for name in blocks[0][index]}
         for run in range(network.num_runs):
-            values = {name: value[run] for name, value in columns.items()}
+            values = {name: column[run] for name, column in columns.items()}
             rows.append({"run": run, "step": step, "layer": index + 1, "part": part, **values})
     return rows
+
+
+def _dense_inputs(network, x: Tensor, size: int = 2000) -> Tensor:
+    """What the dense layers see: ``x``, or the backbones' features, made without holding all their activations."""
+    if isinstance(network, MLP):
+        return x
+    return torch.cat([_backbones(network, chunk) for chunk in x.split(size)], -2)
+
+
+def _backbones(network: ResNet20, x: Tensor) -> Tensor:
+    x = x.contiguous(memory_format=torch.channels_last)
+    return torch.stack([backbone(x) for backbone in network.backbones])
+
+
+def _measure_block(network, weights: list[Tensor], z: Tensor, data) -> list[dict[str, Tensor]]:
+    """Per layer its metrics, each ``(R,)``: those of :mod:`ncutils.metrics`, their common parts computed once."""
+    labels, classes = data.y, data.num_classes
+    one_hot = torch.nn.functional.one_hot(labels, classes).double()
+    norms = [metrics.operator_norm(w).square() for w in weights]
+    columns = []
+    for index, weight in enumerate(weights):
+        pre = z @ weight.mT
+        z = network.activate(pre) if index < network.num_nonlinear else pre
+        post = z.double()
+        if not torch.isfinite(pre.sum()):
+            metrics.negativity(pre)  # says how many are NaN or infinite; here one sum does instead of a look at each
+        if index == 0:
+            metrics.class_means(post[:1], labels)  # refuses labels that are not 0..K-1, once for all layers
+        means = (one_hot / one_hot.sum(0)).mT @ post
+        within = (post - means[:, labels]).square().sum((-2, -1)) / len(labels)
+        between = (means - means.mean(-2, keepdim=True)).square().sum((-2, -1)) / classes
+        column = {
+            "nc1": within / between,
+            "nc2": metrics.condition_number(means, rank=classes),
+            "negativity": metrics.operator_norm(pre.clamp(max=0)) / metrics.operator_norm(pre),
+            "condition": metrics.condition_number(weight),
+        }
+        if index + 1 < len(weights):
+            column["balancedness"] = metrics.balancedness(weight, weights[index + 1])
+            column["balancedness_relative"] = column["balancedness"] / torch.maximum(norms[index], norms[index + 1])
+        if index == len(weights) - 2:
+            column["nc3"] = metrics.nc3(post, labels, weights[-1])
+            column["nc4"] = metrics.nc4(post, labels, weights[-1])
+        columns.append(column)
+    error = torch.linalg.matrix_norm(post - one_hot)
+    accuracy = (post.argmax(-1) == labels).double().mean(-1)
+    whole = {"loss": error.square() / (2 * len(labels)), "error": error, "accuracy": accuracy}
+    return [column | whole for column in columns]
 
 
 def train(
@@ -194,11 +246,12 @@ def train(
 
     Returns:
         The trained network, the rows with ``seed, lr, weight_decay`` added, the runs that diverged, the seconds spent.
-        A run that diverges stops alone: it keeps its rows up to then, and NaN weights.
+        A run that diverges (loss on a batch or a weight above 1e6, or not a number) stops alone: it keeps its rows up
+        to then, and its weights become NaN.
 
     Raises:
         ValueError: per-run values of the wrong number, a batch larger than the data, data on another device, a
-            checkpoint of another configuration.
+            checkpoint of another configuration, data, initial weights or engine.
     """
     start = time.perf_counter()
     runs = network.num_runs
@@ -208,7 +261,7 @@ def train(
         raise ValueError(f"engine must be 'auto', 'sequential' or 'stacked'; got {engine!r}")
     stacked = isinstance(network, MLP) and (engine == "stacked" or (engine == "auto" and data.x.is_cuda))
     groups = [list(range(runs))] if stacked else [[run] for run in range(runs)]
-    store = _Checkpoint(checkpoint, _fingerprint(network, data, config)) if checkpoint else None
+    store = _Checkpoint(checkpoint, _fingerprint(network, data, config, measure, stacked)) if checkpoint else None
     rows: list[dict] = []
     diverged: list[Divergence] = []
     with _bar(config.steps * len(groups), progress) as bar:
@@ -220,6 +273,7 @@ def train(
                 run = group[row["run"]]
                 extra = {"seed": network.seeds[run], "lr": lrs[run], "weight_decay": decays[run]}
                 rows.append({**row, **extra, "run": run})
+            part.zero_grad(set_to_none=True)
             diverged += [Divergence(group[d.run], d.step, d.loss) for d in failed]
             if part is not network:
                 _copy_run(part, network, group[0])
@@ -230,16 +284,15 @@ def train(
 
 def _train_group(trainer, network, data, config, measure, bar, store, number):
     """Take one group of runs through all steps; stop early only when every run of it has diverged."""
-    rows, failed, step = [], {}, 0
+    rows, failed, step, done = [], {}, 0, -1  # done: the last stop whose measurement is in rows
     if store and (saved := store.load(number)):
-        step, rows, failed = saved["step"], saved["rows"], saved["failed"]
+        step = done = saved["step"]
+        rows, failed = saved["rows"], saved["failed"]
         trainer.load_state(saved["trainer"])
         bar.update(step)
-    stops = measurement_steps(config) if measure else [config.steps]
     check_every = 50
-    for stop in stops:
-        # A checkpoint is written after its measurement, so the stop it was written at is done.
-        if stop < step or (stop == step and rows and rows[-1]["step"] == step):
+    for stop in measurement_steps(config) if measure else [config.steps]:
+        if stop <= done or len(failed) == network.num_runs:
             continue
         while step < stop:
             until = min(stop, step - step % check_every + check_every)
@@ -251,23 +304,33 @@ def _train_group(trainer, network, data, config, measure, bar, store, number):
             for run, loss in enumerate(losses):
                 if run not in failed and not loss < 1e6:
                     failed[run] = Divergence(run, step, loss)
-            if len(failed) == len(losses):
-                bar.update(config.steps - step)
-                return rows, list(failed.values())
+            for run in failed:  # in a stacked program it goes on computing: let that be NaN
+                trainer.stop(run)
+            if len(failed) == network.num_runs:
+                break
         if measure:
-            trainer.sync()
-            rows += _measure_finite(measure, network, data, step, failed)
+            rows += _measure_finite(measure, network, data, step, failed, trainer)
         if store:
-            state = {"step": step, "rows": rows, "failed": failed, "trainer": trainer.state()}
+            state = {"step": stop, "rows": rows, "failed": failed, "trainer": trainer.state()}
             store.save(number, state)
-    trainer.sync()
+    bar.update(config.steps - step)  # what a group that diverged has left undone
     return rows, list(failed.values())
 
 
-def _measure_finite(measure, network, data, step, failed) -> list[dict]:
+def _measure_finite(measure, network, data, step, failed, trainer) -> list[dict]:
     """Measure the runs that are still finite; a diverged one must not bring the others' metrics down."""
-    if not failed:
-        return measure(network, data, step)
+    try:
+        if not failed:
+            return measure(network, data, step)
+    except ValueError:  # the metrics refuse infinite features: a batch may look harmless where other samples explode
+        with torch.no_grad():
+            pre = network.layers(data.x).pre
+        for run in range(network.num_runs):
+            if not all(torch.isfinite(z[run]).all() for z in pre):
+                failed[run] = Divergence(run, step, math.inf)
+                trainer.stop(run)
+        if not failed:
+            raise
     rows = []
     for run in (r for r in range(network.num_runs) if r not in failed):
         rows += [{**row, "run": run} for row in measure(network.run(run), data, step)]
@@ -278,23 +341,31 @@ class _Batches:
     """Each run's own sequence of batches, a pure function of (seed, step): resuming needs no generator state."""
 
     def __init__(self, seeds, samples: int, batch_size: int, device):
-        self.seeds, self.samples, self.batch_size, self.device = seeds, samples, batch_size, device
+        self.seeds, self.samples, self.batch_size, self.device = seeds, samples, batch_size, torch.device(device)
         self.per_epoch = samples // batch_size
-        self.epoch, self.order = -1, None
+        self.epoch, self.parts = -1, ()
+        # Fifty runs of 60,000 samples take a CPU as long to shuffle as a GPU to train on: shuffle one epoch ahead.
+        self.ahead = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
+        self.coming: tuple[int, Future] | None = None
 
     def __call__(self, step: int) -> Tensor:
-        """Sample indices ``(R, B)`` of this step."""
+        """Sample indices of this step, ``(B,)`` for one run and ``(R, B)`` for R."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self.epoch:
-            generator = torch.Generator()
-            orders = []
-            for seed in self.seeds:
-                generator.manual_seed((seed << 24) + epoch + 1)
-                orders.append(torch.randperm(self.samples, generator=generator))
-            self.order = torch.stack(orders).to(self.device, non_blocking=True)
+            expected = self.coming and self.coming[0] == epoch
+            order = self.coming[1].result() if expected else self._shuffle(epoch)
+            if self.ahead:
+                self.coming = epoch + 1, self.ahead.submit(self._shuffle, epoch + 1)
+            self.parts = order.to(self.device).split(self.batch_size, dim=-1)
             self.epoch = epoch
-        start = position * self.batch_size
-        return self.order[:, start : start + self.batch_size]
+        return self.parts[position]
+
+    def _shuffle(self, epoch: int) -> Tensor:
+        generator, orders = torch.Generator(), []
+        for seed in self.seeds:
+            generator.manual_seed((seed << 24) + epoch + 1)
+            orders.append(torch.randperm(self.samples, generator=generator))
+        return orders[0] if len(orders) == 1 else torch.stack(orders)
 
 
 def _trainer(network, data, config, lrs, decays):
@@ -305,42 +376,47 @@ def _trainer(network, data, config, lrs, decays):
 class _DenseTrainer:
     """SGD on an MLP with forward and backward pass written out over buffers allocated once.
 
-    For one run the tensors are matrices and the products ``mm``; for R runs they carry a leading dimension R and the
-    products are ``bmm``. The equations are the same.
+    For one run on a CPU the tensors are matrices and the products ``mm``; for R runs, and on a GPU, they carry a
+    leading dimension R and the products are ``bmm``. The equations are the same.
     """
 
     def __init__(self, network: MLP, data, config: TrainingConfig, lrs, decays):
         self.network, self.config = network, config
-        self.single = network.num_runs == 1
+        self.single = network.num_runs == 1 and not data.x.is_cuda
         self.lrs, self.decays = lrs, decays
-        self.x = data.x
-        self.y = torch.nn.functional.one_hot(data.y, data.num_classes).to(data.x.dtype)
-        samples = len(self.x)
-        self.batch = samples if config.batch_size is None else config.batch_size
-        full = config.batch_size is None
+        self.x, self.y = data.x, torch.nn.functional.one_hot(data.y, data.num_classes).to(data.x.dtype)
+        samples, full = len(self.x), config.batch_size is None
+        self.batch = samples if full else config.batch_size
         self.batches = None if full else _Batches(network.seeds, samples, self.batch, self.x.device)
         lead = () if self.single else (network.num_runs,)
-        new = lambda *shape: torch.empty(*lead, *shape, dtype=self.x.dtype, device=self.x.device)  # noqa: E731
-        # All weights in one flat buffer, and all velocities: the update of every layer is then two calls, not 2L.
-        self.flat = torch.cat([w.data.reshape(-1) for w in network.weights])
+        new = lambda *shape: torch.zeros(*lead, *shape, dtype=self.x.dtype, device=self.x.device)  # noqa: E731
+
+        # All weights in one buffer (R, P), and all velocities: the update of every layer is two calls, not 2 L.
+        shapes = [w.shape[1:] for w in network.weights]
+        self.flat = torch.cat([w.data.flatten(1) for w in network.weights], 1).view(*lead, -1)
         self.velocity = torch.zeros_like(self.flat)
-        shapes = [w.shape[1:] if self.single else w.shape for w in network.weights]
         self.weights, self.velocities = _views(self.flat, shapes), _views(self.velocity, shapes)
         for parameter, view in zip(network.weights, self.weights, strict=True):
             parameter.data = view.unsqueeze(0) if self.single else view
-        sizes = network.sizes
-        self.features = [new(self.batch, n) for n in sizes]
-        self.deltas = [None, *(new(self.batch, n) for n in sizes[1:])]
-        is_smooth = network.activation == "smooth"
-        self.slopes = [new(self.batch, n) for n in sizes[1 : network.num_nonlinear + 1]] if is_smooth else []
-        self.target = new(self.batch, sizes[-1])
+
+        sizes, curved = network.sizes, network.num_nonlinear
+        self.features = [new(self.batch, n) for n in sizes[: curved + 1]]  # H_0, ..., H_{L1}
+        self.deltas = [None, *(new(self.batch, n) for n in sizes[1 : curved + 1])]  # Delta_1, ..., Delta_{L1}
+        self.slopes = [None if d is None else torch.zeros_like(d) for d in self.deltas]  # sigma', the smooth activation
+        self.smooth = network.activation == "smooth"
+        self.target, self.delta = new(self.batch, sizes[-1]), new(self.batch, sizes[-1])
+        self.after = [new(sizes[-1], n) for n in sizes[curved:-2]] + [self.weights[-1]]  # A_1, ..., A_m
+        self.before = [new(sizes[-1], n) for n in sizes[curved:-2]]  # C_1, ..., C_{m-1}
         if full:
             self.features[0].copy_(self.x)
             self.target.copy_(self.y)
         self.mm = torch.mm if self.single else torch.bmm
         self.accumulate = Tensor.addmm_ if self.single else Tensor.baddbmm_
+        # Transposes are made once: on small networks making a view costs as much as a tenth of a product.
+        self.weights_t, self.after_t = _transposed(self.weights), _transposed(self.after)
+        self.deltas_t, self.delta_t = [None, *_transposed(self.deltas[1:])], self.delta.mT
         if not self.single:
-            column = lambda values: torch.tensor(values, dtype=self.x.dtype, device=self.x.device).view(-1, 1, 1)  # noqa: E731
+            column = lambda values: torch.tensor(values, dtype=self.x.dtype, device=self.x.device).view(-1, 1)  # noqa: E731
             self.lr_column, self.decay_column = column(lrs), column(decays)
             self.minus_rate = torch.zeros_like(self.lr_column)
             self.index = torch.zeros(network.num_runs * self.batch, dtype=torch.int64, device=self.x.device)
@@ -350,9 +426,10 @@ class _DenseTrainer:
         factor = learning_rate_factor(self.config, step)
         if self.single:
             if self.batches:
-                index = self.batches(step)[0]
+                index = self.batches(step)
                 torch.index_select(self.x, 0, index, out=self.features[0])
                 torch.index_select(self.y, 0, index, out=self.target)
+            self._forward()
             self._gradients()
             self.velocity.add_(self.flat, alpha=self.decays[0])
             self.flat.add_(self.velocity, alpha=-factor * self.lrs[0])
@@ -361,7 +438,9 @@ class _DenseTrainer:
         if self.batches:
             self.index.copy_(self.batches(step).reshape(-1))
         if self.x.is_cuda:
-            self._replay()
+            if self.graph is None:
+                self.graph = _record(self._stacked_step, [self.flat, self.velocity])
+            self.graph.replay()
         else:
             self._stacked_step()
 
@@ -369,65 +448,68 @@ class _DenseTrainer:
         if self.batches:
             for source, batch in ((self.x, self.features[0]), (self.y, self.target)):
                 torch.index_select(source, 0, self.index, out=batch.view(-1, batch.shape[-1]))
+        self._forward()
         self._gradients()
-        for weight, velocity in zip(self.weights, self.velocities, strict=True):
-            velocity.addcmul_(weight, self.decay_column)
-            weight.addcmul_(velocity, self.minus_rate)
+        self.velocity.addcmul_(self.flat, self.decay_column)
+        self.flat.addcmul_(self.velocity, self.minus_rate)
+
+    def _forward(self) -> None:
+        """H_l = sigma(H_{l-1} W_l') for the ReLU layers, then Delta = H A_1' - Y for the whole head at once.
+
+        With m linear layers V_1, ..., V_m behind H, A_j = V_m ... V_j is what follows layer j-1 of the head.
+        """
+        h, network = self.features, self.network
+        for l in range(1, len(h)):
+            self.mm(h[l - 1], self.weights_t[l - 1], out=h[l])
+            if self.smooth:
+                self.slopes[l].copy_(smooth_derivative(h[l], network.gamma))
+                h[l].copy_(network.activate(h[l]))
+            else:
+                h[l].relu_()
+        for j in range(len(self.after) - 2, -1, -1):  # A_j = A_{j+1} V_j
+            self.mm(self.after[j + 1], self.weights[len(h) - 1 + j], out=self.after[j])
+        self.mm(h[-1], self.after_t[0], out=self.delta)
+        self.delta.sub_(self.target)
 
     def _gradients(self) -> None:
-        """v_l <- mu v_l + (1/B) Delta_l' H_{l-1} for all layers, by back-propagation of Delta_L = H_L - Y."""
-        network, h, delta = self.network, self.features, self.deltas
-        last, curved = network.num_layers, network.num_nonlinear
-        for l, weight in enumerate(self.weights, start=1):  # H_l = sigma(H_{l-1} W_l')
-            self.mm(h[l - 1], weight.mT, out=h[l])
-            if l <= curved:
-                if self.slopes:
-                    self.slopes[l - 1].copy_(smooth_derivative(h[l], network.gamma))
-                    h[l].copy_(network.activate(h[l]))
-                else:
-                    h[l].relu_()
-        torch.sub(h[last], self.target, out=delta[last])
-        for l in range(last, 0, -1):
-            # The momentum sum is folded into the product: one pass over the velocity instead of two.
-            self.accumulate(
-                self.velocities[l - 1],
-                delta[l].mT,
-                h[l - 1],
-                beta=self.config.momentum,
-                alpha=1 / self.batch,
-            )
-            if l > 1:  # Delta_{l-1} = (Delta_l W_l) * sigma'
-                self.mm(delta[l], self.weights[l - 1], out=delta[l - 1])
-                if l - 1 <= curved:
-                    if self.slopes:
-                        delta[l - 1].mul_(self.slopes[l - 2])
-                    else:
-                        torch.ops.aten.threshold_backward.grad_input(delta[l - 1], h[l - 1], 0, grad_input=delta[l - 1])
+        """v <- mu v + G/B for all layers, by back-propagation: G_l = Delta_l' H_{l-1}.
 
-    def _replay(self) -> None:
-        """Launching a hundred small kernels costs more than running them: record the step once, replay it."""
-        if self.graph is None:
-            keep = self.flat.clone(), self.velocity.clone()
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):  # cuBLAS must have its workspace before the recording starts
-                for _ in range(3):
-                    self._stacked_step()
-            torch.cuda.current_stream().wait_stream(stream)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self._stacked_step()
-            self.flat.copy_(keep[0])
-            self.velocity.copy_(keep[1])
-        self.graph.replay()
+        In the head, Delta of layer j is Delta A_{j+1} and its input is H (V_{j-1} ... V_1)', so that
+        G_j = A_{j+1}' C_j with C_1 = Delta' H and C_{j+1} = C_j V_j'. C and A have K rows where Delta_l and H_l have
+        one a sample: a deep head costs little more than its last layer alone.
+        """
+        momentum, scale, h, delta = self.config.momentum, 1 / self.batch, self.features, self.deltas
+        add = lambda l, a, b: self.accumulate(self.velocities[l], a, b, beta=momentum, alpha=scale)  # noqa: E731
+        curved = len(h) - 1
+        left, right = self.delta_t, h[-1]
+        for j, product in enumerate(self.before):  # C_{j+1} = left right
+            self.mm(left, right, out=product)
+            add(curved + j, self.after_t[j + 1], product)
+            left, right = product, self.weights_t[curved + j]
+        add(curved + len(self.before), left, right)  # G_m = C_m
+        if curved:
+            self.mm(self.delta, self.after[0], out=delta[curved])
+        for l in range(curved, 0, -1):  # Delta_{l-1} = (Delta_l W_l) * sigma'
+            if self.smooth:
+                delta[l].mul_(self.slopes[l])
+            else:
+                _relu_backward(delta[l], h[l], 0, grad_input=delta[l])
+            add(l - 1, self.deltas_t[l], h[l - 1])
+            if l > 1:
+                self.mm(delta[l], self.weights[l - 1], out=delta[l - 1])
 
     def losses(self) -> list[float]:
-        """Each run's loss on its latest batch."""
-        squares = self.deltas[-1].square().sum((-2, -1)) / (2 * self.batch)
-        return squares.reshape(-1).tolist()
+        """Each run's loss with its weights as they are now, on its latest batch.
 
-    def sync(self) -> None:
-        """Nothing to do: the network's weights are views of the buffer that is trained."""
+        Infinite where a weight exceeds a million: exploded, though dead ReLUs may hide it from the loss.
+        """
+        self._forward()
+        losses = self.delta.square().sum((-2, -1)) / (2 * self.batch)
+        largest = self.flat.abs().amax(-1)
+        return torch.where(largest < 1e6, losses, losses + math.inf).reshape(-1).tolist()
+
+    def stop(self, run: int) -> None:
+        self.flat.view(self.network.num_runs, -1)[run] = torch.nan
 
     def state(self) -> dict:
         return {"flat": self.flat.clone(), "velocity": self.velocity.clone()}
@@ -438,43 +520,96 @@ class _DenseTrainer:
 
 
 class _AutogradTrainer:
-    """One run of any network through autograd and ``torch.optim.SGD``: convolutions and batch norm."""
+    """SGD on one ResNet20: autograd for the gradient, the update as above; on a GPU, replayed from a CUDA graph."""
 
     def __init__(self, network: ResNet20, data, config: TrainingConfig, lrs, decays):
-        self.network, self.config, self.lr = network.train(), config, lrs[0]
-        self.x = data.x.contiguous(memory_format=torch.channels_last)
+        self.network, self.config, self.lr, self.decay = network.train(), config, lrs[0], decays[0]
+        samples, full = len(data.x), config.batch_size is None
+        self.batch = samples if full else config.batch_size
+        self.batches = None if full else _Batches(network.seeds, samples, self.batch, data.x.device)
+        # Images as rows of a matrix, channels last, so that a batch is gathered into one fixed place.
+        _, channels, height, width = data.x.shape
+        self.x = data.x.permute(0, 2, 3, 1).reshape(samples, -1)
         self.y = torch.nn.functional.one_hot(data.y, data.num_classes).to(data.x.dtype)
-        samples = len(self.x)
-        self.batch = samples if config.batch_size is None else config.batch_size
-        full = config.batch_size is None
-        self.batches = None if full else _Batches(network.seeds, samples, self.batch, self.x.device)
-        self.optimizer = torch.optim.SGD(
-            network.parameters(), lr=self.lr, momentum=config.momentum, weight_decay=decays[0]
-        )
-        self.loss = torch.zeros(())
+        self.rows, self.target = self.x[: self.batch].clone(), self.y[: self.batch].clone()
+        self.images = self.rows.view(self.batch, height, width, channels).permute(0, 3, 1, 2)
+        self.index = torch.zeros(self.batch, dtype=torch.int64, device=self.x.device)
+        # Parameters, gradients and velocities in one buffer each; autograd adds into the gradients' views.
+        parameters = list(network.parameters())
+        self.flat = torch.cat([_channels_last(p.data).reshape(-1) for p in parameters])
+        self.gradient, self.velocity = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
+        shapes = [_channels_last(p.data).shape for p in parameters]
+        pairs = zip(_views(self.flat, shapes), _views(self.gradient, shapes), strict=True)
+        for parameter, (value, gradient) in zip(parameters, pairs, strict=True):
+            parameter.data, parameter.grad = _channels_first(value), _channels_first(gradient)
+        self.buffers = list(network.buffers())
+        self.minus_rate, self.loss = self.x.new_zeros(()), self.x.new_zeros(())
+        self.graph = None
 
     def step(self, step: int) -> None:
-        self.network.train()
-        self.optimizer.param_groups[0]["lr"] = self.lr * learning_rate_factor(self.config, step)
-        index = self.batches(step)[0] if self.batches else slice(None)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = (self.network(self.x[index])[0] - self.y[index]).square().sum() / (2 * self.batch)
+        self.minus_rate.fill_(-self.lr * learning_rate_factor(self.config, step))
+        if self.batches:
+            self.index.copy_(self.batches(step))
+        if not self.x.is_cuda:
+            self._step()
+            return
+        if self.graph is None:
+            self.graph = _record(self._step, [self.flat, self.velocity, *self.buffers])
+        self.graph.replay()
+
+    def _step(self) -> None:
+        if self.batches:
+            torch.index_select(self.x, 0, self.index, out=self.rows)
+            torch.index_select(self.y, 0, self.index, out=self.target)
+        self.gradient.zero_()
+        half = self.config.precision == "bfloat16"
+        with torch.autocast(self.x.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
+            z = _backbones(self.network, self.images)
+        z = z.to(self.flat.dtype)
+        for index, weight in enumerate(self.network.weights):
+            z = z @ weight.mT
+            z = self.network.activate(z) if index < self.network.num_nonlinear else z
+        loss = (z[0] - self.target).square().sum() / (2 * self.batch)
         loss.backward()
-        self.optimizer.step()
-        self.loss = loss.detach()
+        self.loss.copy_(loss.detach())
+        self.velocity.mul_(self.config.momentum).add_(self.gradient).add_(self.flat, alpha=self.decay)
+        self.flat.addcmul_(self.velocity, self.minus_rate)
 
     def losses(self) -> list[float]:
-        return [self.loss.item()]
+        """The loss of the latest batch, before its step; infinite if a weight has exploded in it."""
+        return [self.loss.item() if self.flat.abs().max() < 1e6 else math.inf]
 
-    def sync(self) -> None:
-        """Nothing to do: the optimiser works on the network's own weights."""
+    def stop(self, run: int) -> None:
+        self.flat.fill_(torch.nan)
 
     def state(self) -> dict:
-        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        tensors = {"flat": self.flat, "velocity": self.velocity, **dict(enumerate(self.buffers))}
+        return {name: tensor.clone() for name, tensor in tensors.items()}
 
     def load_state(self, state: dict) -> None:
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, tensor in {"flat": self.flat, "velocity": self.velocity, **dict(enumerate(self.buffers))}.items():
+            tensor.copy_(state[name])
+
+
+def _record(step: Callable[[], None], changed: list[Tensor]):
+    """A CUDA graph of ``step``: launching a hundred small kernels costs more than running them.
+
+    Everything the step reads and writes must stay where it is. ``changed`` is what it updates: the practice steps
+    that libraries need before a recording (workspaces, choice of kernels) are undone there.
+    """
+    before = [tensor.clone() for tensor in changed]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for tensor, value in zip(changed, before, strict=True):
+        tensor.copy_(value)
+    return graph
 
 
 class _Checkpoint:
@@ -499,19 +634,16 @@ class _Checkpoint:
         self.groups[number] = state
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            torch.save({"fingerprint": self.fingerprint, "groups": self.groups}, temporary)
-            os.replace(temporary, self.path)
-        except (OSError, RuntimeError) as error:  # on a full disk torch's writer raises a RuntimeError
-            temporary.unlink(missing_ok=True)
-            raise OSError(f"could not write {self.path}: {error}") from error
+        torch.save({"fingerprint": self.fingerprint, "groups": self.groups}, temporary)
+        os.replace(temporary, self.path)
 
 
-def _fingerprint(network, data, config: TrainingConfig) -> str:
+def _fingerprint(network, data, config: TrainingConfig, measure, stacked: bool) -> str:
     spec = (type(network).__name__, network.sizes, network.num_nonlinear, network.activation, network.gamma)
-    digest = hashlib.sha256(repr((spec, network.seeds, astuple(config), data.x.shape)).encode())
-    digest.update(data.y.cpu().numpy().tobytes())
-    digest.update(data.x.double().sum(0).cpu().numpy().tobytes())
+    how = (getattr(measure, "__qualname__", type(measure).__name__), stacked, str(data.x.dtype))
+    digest = hashlib.sha256(repr((spec, network.seeds, astuple(config), tuple(data.x.shape), how)).encode())
+    for tensor in (data.y, data.x.sum(0, dtype=torch.float64), *network.state_dict().values()):
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -538,21 +670,21 @@ def _copy_run(source, target, run: int) -> None:
 
 
 def _views(flat: Tensor, shapes) -> list[Tensor]:
-    views, start = [], 0
-    for shape in shapes:
-        size = math.prod(shape)
-        views.append(flat[start : start + size].view(shape))
-        start += size
-    return views
+    """Consecutive pieces of the last dimension of ``flat``, in these shapes."""
+    pieces = flat.split([math.prod(shape) for shape in shapes], dim=-1)
+    return [piece.view(*flat.shape[:-1], *shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
-def _in_chunks(network, x: Tensor, size: int = 2000):
-    """``network.layers(x)`` without holding a convolutional backbone's activations for all samples at once."""
-    if isinstance(network, MLP) or len(x) <= size:
-        return network.layers(x)
-    parts = [network.layers(chunk) for chunk in x.split(size)]
-    joined = [[torch.cat(tensors, -2) for tensors in zip(*lists, strict=True)] for lists in zip(*parts, strict=True)]
-    return type(parts[0])(*joined)
+def _transposed(matrices: list[Tensor]) -> list[Tensor]:
+    return [matrix.mT for matrix in matrices]
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor
+
+
+def _channels_first(tensor: Tensor) -> Tensor:
+    return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
 
 
 def _as_tuple(value) -> tuple[float, ...]:

@@ -170,9 +170,9 @@ def test_resnet_runs():
     one = network.run(0)
     assert isinstance(one, ResNet20) and one.seeds == (3,) and not one.training
     with torch.no_grad():
-        for parameter in one.parameters():
+        for parameter in (*one.parameters(), *network.sequential(0).parameters()):
             parameter.zero_()
-    torch.testing.assert_close(network(x)[0], layers.post[-1][0])  # a copy
+    torch.testing.assert_close(network(x)[0], layers.post[-1][0])  # both are copies
 
 
 # --- the smooth activation of Assumption 4.2

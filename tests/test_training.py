@@ -1,0 +1,597 @@
+"""ncutils.training: the hand-written step against autograd and torch.optim.SGD, runs that do not see each other,
+divergence, checkpoints, measurements."""
+
+import itertools
+import subprocess
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from ncutils import metrics, training
+from ncutils.data import Classification, gaussian
+from ncutils.networks import MLP, ResNet20
+from ncutils.training import Divergence, TrainingConfig, train
+
+
+def small_data(dtype=torch.float64, per_class=8):
+    return gaussian(per_class, num_classes=3, dim=5, separation=1.0, dtype=dtype)
+
+
+def small_images(dtype=torch.float64, samples=12):
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(samples, 2, 8, 8, generator=generator, dtype=torch.float64).to(dtype)
+    return Classification(x, torch.arange(samples) % 3, 3, "noise")
+
+
+def mlp(**changes):
+    arguments = {"num_nonlinear": 2, "num_linear": 3, "width": 6, "seeds": (3, 1, 4), "dtype": torch.float64}
+    return MLP(5, 3, **(arguments | changes))
+
+
+def resnet(**changes):
+    arguments = {"num_nonlinear": 1, "num_linear": 2, "width": 8, "seeds": (3, 1), "dtype": torch.float64}
+    return ResNet20(2, 3, **(arguments | changes))
+
+
+CONFIG = TrainingConfig(
+    steps=31, lr=0.03, weight_decay=0.01, batch_size=7, warmup_steps=6, drop_at=0.7, drop_factor=0.2, measurements=6
+)
+
+
+def quietly(network, data, config=CONFIG, **options):
+    return train(network, data, config, progress=False, **options)
+
+
+def same(a, b, exactly=True, tolerance=1e-11):
+    """Two networks hold the same weights."""
+    for p, q in zip([*a.parameters(), *a.buffers()], [*b.parameters(), *b.buffers()], strict=True):
+        if exactly:
+            assert torch.equal(p, q)
+        else:
+            torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def same_rows(a, b, tolerance=1e-8):
+    """Whatever their order: layers of all runs, or all layers run by run."""
+    a, b = (sorted(rows, key=lambda row: (row["run"], row["step"], row["layer"])) for rows in (a, b))
+    assert len(a) == len(b)
+    for row, other in zip(a, b, strict=True):
+        assert row.keys() == other.keys()
+        for name in row:
+            assert row[name] == other[name] or row[name] == pytest.approx(other[name], rel=tolerance, abs=1e-12)
+
+
+# --- the step, against PyTorch's own
+
+
+def reference(module: nn.Sequential, data, config: TrainingConfig, seed: int) -> nn.Sequential:
+    """What a user would write: autograd, torch.optim.SGD, a schedule by hand."""
+    lr, decay = config.lr, config.weight_decay
+    optimizer = torch.optim.SGD(module.parameters(), lr=lr, momentum=config.momentum, weight_decay=decay)
+    targets = torch.eye(data.num_classes, dtype=data.x.dtype)[data.y]
+    size = config.batch_size or len(data)
+    batches = []
+    for epoch in itertools.count():
+        if len(batches) >= config.steps:
+            break
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed * 2**24 + epoch + 1))
+        order = order if config.batch_size else torch.arange(len(data))
+        batches += [order[i * size : (i + 1) * size] for i in range(len(data) // size)]
+    for step, batch in enumerate(batches[: config.steps]):
+        warm = (step + 1) / config.warmup_steps if step < config.warmup_steps else 1
+        late = config.drop_factor if step >= config.drop_at * config.steps else 1
+        optimizer.param_groups[0]["lr"] = lr * warm * late
+        optimizer.zero_grad()
+        ((module(data.x[batch]) - targets[batch]) ** 2).sum().div(2 * size).backward()
+        optimizer.step()
+    return module
+
+
+@pytest.mark.parametrize("engine", ["sequential", "stacked"])
+@pytest.mark.parametrize(
+    ("shape", "changes", "activation"),
+    [
+        ((2, 3), {}, "relu"),
+        ((2, 3), {}, "smooth"),
+        ((2, 3), {"momentum": 0.0}, "relu"),
+        ((2, 3), {"weight_decay": 0.0}, "relu"),
+        ((2, 3), {"batch_size": None}, "relu"),
+        ((2, 3), {"batch_size": None, "momentum": 0.0}, "smooth"),
+        ((2, 3), {"warmup_steps": 0, "drop_at": 1.0}, "relu"),
+        ((2, 3), {"batch_size": 1, "lr": 0.002}, "relu"),
+        ((3, 1), {}, "relu"),
+        ((1, 2), {}, "relu"),
+        ((0, 4), {}, "relu"),
+        ((0, 1), {}, "relu"),
+        ((4, 6), {}, "smooth"),
+    ],
+)
+def test_equals_autograd_and_sgd(shape, changes, activation, engine):
+    config = replace(CONFIG, **changes)
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+        data = small_data(dtype)
+        network = mlp(num_nonlinear=shape[0], num_linear=shape[1], activation=activation, gamma=0.3, dtype=dtype)
+        modules = [reference(network.sequential(run), data, config, network.seeds[run]) for run in range(3)]
+        start = [w.detach().clone() for w in network.weights]
+        result = quietly(network, data, config, engine=engine, measure=None)
+        assert result.network is network and result.rows == [] and result.diverged == []
+        assert not any(torch.allclose(a, b, rtol=1e-3) for a, b in zip(start, network.weights, strict=True))
+        for run, module in enumerate(modules):
+            for ours, theirs in zip(network.weights, module.parameters(), strict=True):
+                torch.testing.assert_close(ours[run], theirs, rtol=tolerance, atol=tolerance)
+
+
+def test_uneven_widths():
+    network = mlp(widths=(9, 4, 7, 2))
+    module = reference(network.sequential(1), small_data(), CONFIG, 1)
+    quietly(network, small_data(), measure=None)
+    for ours, theirs in zip(network.weights, module.parameters(), strict=True):
+        torch.testing.assert_close(ours[1], theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_float32_gradients_of_a_deep_head_are_as_exact_as_autograd():
+    # The head's gradients come from products of weights; they must not lose digits by it.
+    config = TrainingConfig(
+        steps=1, lr=1.0, weight_decay=0.0, momentum=0.0, batch_size=None, warmup_steps=0, drop_at=1.0
+    )
+    data = gaussian(40, num_classes=10, dim=30)
+    network = MLP(30, 10, num_nonlinear=3, num_linear=6, width=64)
+
+    def gradients(module):
+        x, y = (
+            (data.x.double(), data.one_hot().double())
+            if next(module.parameters()).dtype == torch.float64
+            else (
+                data.x,
+                data.one_hot(),
+            )
+        )
+        loss = (module(x) - y).square().sum() / (2 * len(data))
+        return torch.autograd.grad(loss, list(module.parameters()))
+
+    exact, single = gradients(network.sequential().double()), gradients(network.sequential())
+    before = [w.detach().double().clone() for w in network.weights]
+    trainer = training._DenseTrainer(network, data, config, [1.0], [0.0])
+    trainer.step(0)
+    for layer in range(9):
+        scale = exact[layer].norm()
+        error = (trainer.velocities[layer].double() - exact[layer]).norm() / scale
+        assert error < 3 * (single[layer].double() - exact[layer]).norm() / scale + 1e-7
+        assert error < 1e-5
+        step = before[layer][0] - network.weights[layer][0].double()
+        assert (step - exact[layer]).norm() / scale < 1e-4
+
+
+@pytest.mark.parametrize("changes", [{}, {"batch_size": None}, {"momentum": 0.0, "weight_decay": 0.0}])
+def test_resnet_equals_autograd_and_sgd(changes):
+    config = (
+        replace(CONFIG, steps=7, warmup_steps=2, batch_size=5) if changes == {} else replace(CONFIG, steps=4, **changes)
+    )
+    network, data = resnet(), small_images()
+    modules = [reference(network.sequential(run).train(), data, config, network.seeds[run]) for run in range(2)]
+    quietly(network, data, config, measure=None)
+    assert all(p.grad is None for p in network.parameters())  # nothing left for the caller's own backward pass
+    for run, module in enumerate(modules):
+        same(nn.Sequential(*network.sequential(run)), module, exactly=False, tolerance=1e-9)
+
+
+# --- runs side by side
+
+PER_RUN = replace(CONFIG, lr=(0.05, 0.02, 0.1), weight_decay=(0.01, 0.0, 0.002))
+
+
+@pytest.mark.parametrize("activation", ["relu", "smooth"])
+@pytest.mark.parametrize("batch_size", [7, None])
+def test_stacked_equals_sequential(activation, batch_size):
+    config = replace(PER_RUN, batch_size=batch_size)
+    one, other = mlp(activation=activation), mlp(activation=activation)
+    a = quietly(one, small_data(), config, engine="sequential")
+    b = quietly(other, small_data(), config, engine="stacked")
+    same(one, other, exactly=False)
+    same_rows(a.rows, b.rows)
+
+
+def test_a_run_does_not_see_its_neighbours():
+    together = mlp(dtype=torch.float32)
+    data = small_data(torch.float32)
+    result = quietly(together, data, PER_RUN)
+    for run in range(3):
+        alone = mlp(seeds=together.seeds[run : run + 1], dtype=torch.float32)
+        config = replace(PER_RUN, lr=PER_RUN.lr[run], weight_decay=PER_RUN.weight_decay[run])
+        rows = quietly(alone, data, config).rows
+        assert all(torch.equal(a[run], b[0]) for a, b in zip(together.weights, alone.weights, strict=True))
+        assert [{**row, "run": run} for row in rows] == [row for row in result.rows if row["run"] == run]
+
+
+def test_rows_carry_their_run():
+    result = quietly(mlp(), small_data(), PER_RUN)
+    stops = training.measurement_steps(PER_RUN)
+    assert [(r["run"], r["step"], r["layer"]) for r in result.rows] == [
+        (run, stop, layer) for run in range(3) for stop in stops for layer in range(1, 6)
+    ]
+    for row in result.rows:
+        assert (row["seed"], row["lr"], row["weight_decay"]) == (
+            (3, 1, 4)[row["run"]],
+            PER_RUN.lr[row["run"]],
+            PER_RUN.weight_decay[row["run"]],
+        )
+    frame = result.frame
+    assert len(frame) == len(result.rows) and {"nc1", "seed", "step"} <= set(frame.columns)
+    assert result.seconds > 0
+
+
+# --- divergence
+
+
+@pytest.mark.parametrize("engine", ["sequential", "stacked"])
+def test_a_diverging_run_stops_alone(engine, capsys):
+    config = replace(CONFIG, steps=120, lr=(0.05, 1e3, 0.02), weight_decay=0.01)
+    network, calm = mlp(), mlp()
+    result = quietly(network, small_data(), config, engine=engine)
+    expected = quietly(calm, small_data(), replace(config, lr=(0.05, 0.05, 0.02)), engine=engine)
+    (failure,) = result.diverged
+    assert isinstance(failure, Divergence) and failure.run == 1 and not failure.loss < 1e6
+    assert 0 < failure.step <= 120
+    assert f"run 1 (seed 1) diverged at step {failure.step}" in capsys.readouterr().out
+    for ours, theirs in zip(network.weights, calm.weights, strict=True):
+        assert torch.isnan(ours[1]).all()
+        torch.testing.assert_close(ours[[0, 2]], theirs[[0, 2]], rtol=1e-12, atol=1e-12)
+    others = lambda r: [row for row in r.rows if row["run"] != 1]  # noqa: E731
+    same_rows(others(result), others(expected))
+    mine = [row["step"] for row in result.rows if row["run"] == 1]
+    assert mine and max(mine) < failure.step
+
+
+def test_divergence_is_seen_before_the_measurement_of_that_step():
+    # One step is enough to leave the finite numbers, and step 1 is measured.
+    result = quietly(mlp(seeds=(0,)), small_data(), replace(CONFIG, lr=1e200, warmup_steps=0))
+    assert [d.step for d in result.diverged] == [1] and {row["step"] for row in result.rows} == {0}
+
+
+def test_resnet_divergence():
+    network = resnet()
+    result = quietly(network, small_images(), replace(CONFIG, steps=4, batch_size=6, lr=(0.01, 1e200), warmup_steps=0))
+    assert [d.run for d in result.diverged] == [1]
+    assert torch.isnan(network.weights[0][1]).all() and torch.isfinite(network.weights[0][0]).all()
+    assert {row["step"] for row in result.rows if row["run"] == 1} == {0}
+    assert {row["step"] for row in result.rows if row["run"] == 0} == set(
+        training.measurement_steps(replace(CONFIG, steps=4))
+    )
+
+
+# --- checkpoints
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupting(measure, calls):
+    """``measure`` until it has been called this often; it keeps the name, which is part of a checkpoint's identity."""
+
+    def wrapped(*arguments):
+        nonlocal calls
+        calls -= 1
+        if calls < 0:
+            raise Interrupted
+        return measure(*arguments)
+
+    wrapped.__qualname__ = measure.__qualname__
+    return wrapped
+
+
+def norms(network, data, step):
+    """A measure of one's own, without a column "step"."""
+    return [{"run": run, "norm": float(network.weights[0][run].detach().norm())} for run in range(network.num_runs)]
+
+
+@pytest.mark.parametrize("engine", ["sequential", "stacked"])
+@pytest.mark.parametrize(("calls", "measure"), [(2, norms), (5, training.measure_layers), (9, norms)])
+def test_resuming_equals_never_stopping(engine, calls, measure, tmp_path):
+    data, config, path = (
+        small_data(),
+        replace(PER_RUN, steps=130, lr=(0.05, 1e3, 0.1)),
+        tmp_path / "deep" / "checkpoint",
+    )
+    whole = mlp()
+    expected = quietly(whole, data, config, engine=engine, measure=measure)
+    assert [d.run for d in expected.diverged] == [1]
+    attempts = 0
+    while True:
+        attempts += 1
+        network = mlp()
+        try:
+            counted = interrupting(measure, calls)
+            result = quietly(network, data, config, engine=engine, measure=counted, checkpoint=path)
+            break
+        except Interrupted:
+            assert attempts < 20
+    assert attempts > 1
+    for ours, theirs in zip(network.weights, whole.weights, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+    assert repr(result.rows) == repr(expected.rows)  # bit for bit; a dead network's NaN included
+    assert result.diverged == expected.diverged
+    again = quietly(network := mlp(), data, config, engine=engine, measure=interrupting(measure, 0), checkpoint=path)
+    assert repr(again.rows) == repr(expected.rows) and torch.equal(network.weights[0][0], whole.weights[0][0])
+    assert [p.name for p in path.parent.iterdir()] == ["checkpoint"]
+
+
+def test_resnet_resumes(tmp_path):
+    data, config = small_images(torch.float32), replace(CONFIG, steps=6, batch_size=5, warmup_steps=2, measurements=3)
+    whole = resnet(dtype=torch.float32)
+    expected = quietly(whole, data, config)
+    with pytest.raises(Interrupted):
+        measure = interrupting(training.measure_layers, 4)
+        quietly(resnet(dtype=torch.float32), data, config, measure=measure, checkpoint=tmp_path / "c")
+    network = resnet(dtype=torch.float32)
+    result = quietly(network, data, config, checkpoint=tmp_path / "c")
+    same(network, whole)
+    assert repr(result.rows) == repr(expected.rows)
+
+
+@pytest.mark.parametrize("what", ["config", "data", "weights", "engine", "measure", "dtype", "shape"])
+def test_a_checkpoint_of_something_else_is_refused(what, tmp_path):
+    path = tmp_path / "checkpoint"
+    quietly(mlp(), small_data(), checkpoint=path)
+    network, data, config, options = mlp(), small_data(), CONFIG, {}
+    if what == "config":
+        config = replace(config, lr=0.06)
+    elif what == "data":
+        data = replace(data, x=data.x.roll(1, 0))
+        data.x[0, 0] += 1
+    elif what == "weights":
+        network.weights[2].data.mul_(1.5)
+    elif what == "engine":
+        options = {"engine": "stacked"}
+    elif what == "measure":
+        options = {"measure": norms}
+    elif what == "dtype":
+        network, data = mlp(dtype=torch.float32), small_data(torch.float32)
+    else:
+        network = mlp(num_nonlinear=3, num_linear=2)
+    with pytest.raises(ValueError, match="checkpoint"):
+        quietly(network, data, config, checkpoint=path, **options)
+    quietly(mlp(), small_data(), checkpoint=path)  # and it is still there for the right one
+
+
+# --- measurements
+
+
+@pytest.mark.parametrize("block", [1, 2**27])
+def test_measure_layers_equals_direct_calls(block, monkeypatch):
+    monkeypatch.setattr(training, "_BLOCK", block)  # one run at a time, or all
+    data, network = small_data(torch.float32), mlp(dtype=torch.float32)
+    layers = network.layers(data.x)
+    rows = training.measure_layers(network, data, 17)
+    assert [(r["run"], r["layer"]) for r in rows] == [(run, layer) for layer in range(1, 6) for run in range(3)]
+    for row in rows:
+        run, index = row["run"], row["layer"] - 1
+        pre, post = layers.pre[index][run], layers.post[index][run]
+        weights = [w[run] for w in network.weights]
+        expected = {
+            "run": run,
+            "step": 17,
+            "layer": index + 1,
+            "part": "nonlinear" if index < 2 else "linear",
+            "nc1": metrics.nc1(post, data.y),
+            "nc2": metrics.nc2(post, data.y),
+            "negativity": metrics.negativity(pre),
+            "condition": metrics.condition_number(weights[index]),
+        }
+        if index < 4:
+            expected["balancedness"] = metrics.balancedness(weights[index], weights[index + 1])
+            expected["balancedness_relative"] = metrics.balancedness(weights[index], weights[index + 1], "relative")
+        if index == 3:
+            expected["nc3"] = metrics.nc3(post, data.y, weights[-1])
+            expected["nc4"] = metrics.nc4(post, data.y, weights[-1])
+        output = layers.post[-1][run].double()
+        expected["loss"] = (output - data.one_hot()).square().sum() / (2 * len(data))
+        expected["error"] = (output - data.one_hot()).norm()
+        expected["accuracy"] = (output.argmax(1) == data.y).double().mean()
+        assert row.keys() == expected.keys()
+        for name, value in expected.items():
+            value = value.item() if isinstance(value, torch.Tensor) else value
+            assert row[name] == value or row[name] == pytest.approx(value, rel=1e-5), name
+
+
+@pytest.mark.parametrize("training_mode", [True, False])
+def test_resnet_is_measured_in_evaluation_mode(training_mode):
+    data, network = small_images(), resnet().train(training_mode)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    rows = training.measure_layers(network, data, 0)
+    assert network.training == training_mode and all(b.training == training_mode for b in network.backbones)
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    network.eval()
+    layers = network.layers(data.x)
+    for row in rows:
+        assert row["nc1"] == pytest.approx(metrics.nc1(layers.post[row["layer"] - 1][row["run"]], data.y).item())
+    assert [r["layer"] for r in rows] == [1, 1, 2, 2, 3, 3]
+
+
+def test_one_layer_has_no_pairs():
+    (row,) = training.measure_layers(mlp(num_nonlinear=0, num_linear=1, seeds=(0,)), small_data(), 0)
+    assert not {"nc3", "nc4", "balancedness"} & row.keys() and row["part"] == "linear"
+
+
+def test_measuring_refuses_labels_with_gaps():
+    data = small_data()
+    with pytest.raises(ValueError, match="labels must be 0"):
+        training.measure_layers(mlp(), replace(data, y=data.y.clamp(min=1)), 0)
+
+
+@pytest.mark.parametrize(("steps", "count"), [*itertools.product([0, 1, 2, 7, 1000], [0, 1, 2, 3, 20])])
+def test_measurement_steps(steps, count):
+    stops = training.measurement_steps(TrainingConfig(steps, measurements=count))
+    assert stops == sorted(set(stops)) and stops[-1] == steps and len(stops) <= count + 2
+    if count and steps:
+        assert stops[0] == 0 and -(-8 * steps // 10) in stops
+    if (steps, count) == (1000, 20):
+        assert len(stops) >= 18 and max(b / a for a, b in itertools.pairwise(stops[1:])) < 2.1
+
+
+def test_learning_rate_factor():
+    config = TrainingConfig(steps=100, warmup_steps=10, drop_at=0.8, drop_factor=0.1)
+    factors = [training.learning_rate_factor(config, step) for step in range(100)]
+    assert factors[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert factors[10:80] == [1.0] * 70 and factors[80:] == pytest.approx([0.1] * 20)
+    assert training.learning_rate_factor(replace(config, warmup_steps=0), 0) == 1.0
+
+
+def test_measure_nothing_and_train_nothing():
+    network, before = mlp(), mlp()
+    result = quietly(network, small_data(), TrainingConfig(steps=0, batch_size=5, measurements=3))
+    same(network, before)
+    assert {row["step"] for row in result.rows} == {0} and len(result.rows) == 15
+
+
+# --- what runs on a GPU, as far as a CPU can tell
+
+
+@pytest.fixture
+def pretend_cuda(monkeypatch):
+    """Streams and recordings that do nothing but run their body: what is left is the bookkeeping around them."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda s: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", SimpleNamespace)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+
+
+@pytest.mark.parametrize("make", [mlp, resnet])
+def test_recording_a_step_leaves_no_trace(make, pretend_cuda):
+    network = make() if make is mlp else make(seeds=(3,))
+    data = small_data() if make is mlp else small_images()
+    runs = network.num_runs
+    trainer = training._trainer(network, data, replace(CONFIG, warmup_steps=0), [0.05] * runs, [0.01] * runs)
+    trainer.step(0)
+    step = trainer._stacked_step if make is mlp else trainer._step
+    held = lambda: [*network.parameters(), *network.buffers(), trainer.velocity]  # noqa: E731
+    before = [t.detach().clone() for t in held()]
+    places = [t.data_ptr() for t in (*held(), *(p.grad for p in network.parameters() if p.grad is not None))]
+    training._record(step, [trainer.flat, trainer.velocity, *getattr(trainer, "buffers", [])])
+    assert all(torch.equal(a, b) for a, b in zip(held(), before, strict=True))
+    # A recorded program goes on reading and writing the same addresses.
+    trainer.step(1)
+    assert places == [t.data_ptr() for t in (*held(), *(p.grad for p in network.parameters() if p.grad is not None))]
+    assert not any(torch.equal(a, b) for a, b in zip(held(), before, strict=True) if a.is_floating_point())
+    state = trainer.state()
+    trainer.step(2)
+    trainer.load_state(state)
+    assert all(torch.equal(value, trainer.state()[name]) for name, value in state.items())
+
+
+def test_shuffling_ahead_gives_the_same_batches():
+    plain = training._Batches((3, 1), 23, 5, "cpu")
+    ahead = training._Batches((3, 1), 23, 5, "cpu")
+    ahead.ahead = training.ThreadPoolExecutor(1)
+    for step in [*range(14), 3, 4, 20]:
+        assert torch.equal(plain(step), ahead(step)) and plain(step).shape == (2, 5)
+    seen = torch.cat([plain(step) for step in range(4)], 1)
+    assert all(len(set(row.tolist())) == 20 for row in seen)  # without replacement
+    single = training._Batches((1,), 23, 5, "cpu")
+    assert torch.equal(single(6), plain(6)[1])
+
+
+def test_bfloat16_is_for_convolutions():
+    network, other = mlp(dtype=torch.float32), mlp(dtype=torch.float32)
+    quietly(network, small_data(torch.float32))
+    quietly(other, small_data(torch.float32), replace(CONFIG, precision="bfloat16"))
+    same(network, other)
+    config = TrainingConfig(steps=1, lr=0.1, momentum=0.0, batch_size=None, warmup_steps=0, drop_at=1.0)
+    moves = []
+    for precision in ("float32", "bfloat16"):
+        network = resnet(seeds=(0,), dtype=torch.float32)
+        start = torch.cat([p.detach().reshape(-1).clone() for p in network.parameters()])
+        quietly(network, small_images(torch.float32), replace(config, precision=precision), measure=None)
+        assert all(p.dtype == torch.float32 for p in network.parameters())
+        moves.append(torch.cat([p.detach().reshape(-1) for p in network.parameters()]) - start)
+    gap = (moves[0] - moves[1]).norm() / moves[0].norm()
+    assert 1e-5 < gap < 0.5
+
+
+# --- dependencies and refusals
+
+
+def test_torch_and_numpy_are_enough():
+    code = """
+import sys
+blocked = {"pandas", "tqdm", "scipy", "mlxtend", "seaborn", "torchvision", "matplotlib", "joblib", "pyarrow", "sklearn"}
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in blocked:
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Block())
+import ncutils
+from ncutils import data, metrics, networks, training
+points = data.gaussian(5, num_classes=3, dim=4)
+network = networks.MLP(4, 3, num_nonlinear=1, num_linear=2, width=5)
+result = training.train(network, points, training.TrainingConfig(steps=3, batch_size=5, measurements=2))
+assert [row["step"] for row in result.rows] == [0] * 3 + [1] * 3 + [3] * 3
+assert not blocked & {name.split(".")[0] for name in sys.modules}
+print("trained")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "trained\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"steps": -1}, "steps and warmup_steps must be >= 0; got -1 and 300"),
+        ({"warmup_steps": -2}, "steps and warmup_steps must be >= 0; got 5 and -2"),
+        ({"momentum": 1.0}, "momentum must be in [0, 1); got 1.0"),
+        ({"momentum": -0.1}, "momentum must be in [0, 1); got -0.1"),
+        ({"batch_size": 0}, "batch_size must be None or >= 1; got 0"),
+        ({"lr": -0.1}, "lr must be finite and >= 0; got -0.1"),
+        ({"lr": (0.1, float("nan"))}, "lr must be finite and >= 0; got (0.1, nan)"),
+        ({"weight_decay": [float("inf")]}, "weight_decay must be finite and >= 0; got [inf]"),
+        ({"drop_at": 1.5}, "drop_at must be in [0, 1] and drop_factor finite and >= 0; got 1.5, 0.1"),
+        ({"drop_factor": float("nan")}, "drop_at must be in [0, 1] and drop_factor finite"),
+        ({"measurements": -1}, "measurements must be >= 0; got -1"),
+        ({"precision": "half"}, "precision must be 'float32' or 'bfloat16'; got 'half'"),
+    ],
+)
+def test_configuration_refusals(changes, words):
+    with pytest.raises(ValueError) as caught:
+        TrainingConfig(**({"steps": 5} | changes))
+    assert words in str(caught.value)
+
+
+def test_lists_become_tuples():
+    config = TrainingConfig(5, lr=[0.1, 0.2])
+    assert config.lr == (0.1, 0.2) and config.per_run("lr", 2) == (0.1, 0.2) and hash(config)
+    assert config.per_run("weight_decay", 2) == (0.0018, 0.0018)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: quietly(mlp(), small_data(), replace(CONFIG, lr=(0.1, 0.2))),
+            "lr must be one number or 3 (one a run)",
+        ),
+        (
+            lambda: quietly(mlp(), small_data(), replace(CONFIG, weight_decay=(0.1,) * 4)),
+            "weight_decay must be one number",
+        ),
+        (lambda: quietly(mlp(), small_data(), engine="parallel"), "engine must be 'auto', 'sequential' or 'stacked'"),
+        (lambda: quietly(mlp(), small_data(torch.float32)), "data must be on the network's device and of its dtype"),
+        (
+            lambda: quietly(mlp(), small_data(), replace(CONFIG, batch_size=25)),
+            "batch_size must be at most the 24 samples",
+        ),
+        (lambda: quietly(MLP(5, 4, num_nonlinear=1, num_linear=1), small_data(torch.float32)), "4 outputs, the data 3"),
+        (lambda: quietly(mlp(), small_images()), "an MLP trains on x (N, d); got (12, 2, 8, 8): use data.flat()"),
+        (lambda: quietly(resnet(), small_images(), replace(CONFIG, batch_size=13)), "at most the 12 samples"),
+    ],
+)
+def test_training_refusals(call, words):
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert words in str(caught.value)
