@@ -325,15 +325,20 @@ def _measure_finite(measure, network, data, step, failed, trainer) -> list[dict]
     except ValueError:  # the metrics refuse infinite features: a batch may look harmless where other samples explode
         with torch.no_grad():
             pre = network.layers(data.x).pre
-        for run in range(network.num_runs):
-            if not all(torch.isfinite(z[run]).all() for z in pre):
-                failed[run] = Divergence(run, step, math.inf)
-                trainer.stop(run)
-        if not failed:
+        exploded = [run for run in range(network.num_runs) if not all(torch.isfinite(z[run]).all() for z in pre)]
+        if not exploded:
             raise
+        failed.update({run: Divergence(run, step, math.inf) for run in exploded})
+    finite = [run for run in range(network.num_runs) if run not in failed]
     rows = []
-    for run in (r for r in range(network.num_runs) if r not in failed):
-        rows += [{**row, "run": run} for row in measure(network.run(run), data, step)]
+    if (
+        finite
+    ):  # one call for all: in the place of a diverged run stands a copy of a finite one, for as long as it takes
+        for weight in network.weights:
+            weight.data[list(failed)] = weight.data[finite[0]]
+        rows = [row for row in measure(network, data, step) if row["run"] in finite]
+    for run in failed:
+        trainer.stop(run)
     return rows
 
 
