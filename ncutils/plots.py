@@ -59,8 +59,8 @@ def over_training(frame, title: str = "", last: int = 7, split: str = "train"):
     figure, axes = plt.subplots(2, 2, figsize=(PAGE, 5.6), sharex=True)
     panels = (
         ("nc1", "NC1", "within / between variance", True),
-        ("nc2", "NC2", "condition number of class means", True),
-        ("balancedness_relative", "balancedness", "relative imbalance to next layer", True),
+        ("nc2", "NC2", "condition number of means", True),
+        ("balancedness_relative", "balancedness", "relative imbalance", True),
         ("negativity", "negativity (ReLU layers)", "cut off by ReLU / whole", False),
     )
     for axis, (column, name, unit, logarithmic) in zip(axes.flat, panels, strict=True):
@@ -72,7 +72,9 @@ def over_training(frame, title: str = "", last: int = 7, split: str = "train"):
             _band(
                 axis, part, "step", column, colours[layer], "-" if linear else (0, (4, 1.5)), _layer_name(layer, linear)
             )
-        axis.set(xscale="log", title=name, ylabel=unit, yscale="log" if logarithmic else "linear")
+        values = rows.loc[rows["layer"].isin(layers), column]
+        wide = logarithmic and values.max() > 10 * values.min()  # ticks of a log axis need a decade
+        axis.set(xscale="log", title=name, ylabel=unit, yscale="log" if wide else "linear")
     for axis in axes[1]:
         axis.set_xlabel("training step")
     handles, names = axes[0, 0].get_legend_handles_labels()
@@ -154,10 +156,8 @@ def _against_depth(table, panels, xlabel, title, other, names):
         for number, part in enumerate((table, other) if several else (table,)):
             style = ("-", "o") if number == 0 else ("--", "s")
             _band(axis, part, "depth", column, colours[number], style[0], names[number], marker=style[1])
-        axis.set(title=name, yscale="log" if logarithmic else "linear")
-        axis.set_ylabel(f"${unit}$" if "Z" in unit and "and" not in unit and "of" not in unit else _mathematics(unit))
+        axis.set(title=name, ylabel=_mathematics(unit), yscale="log" if logarithmic else "linear")
         axis.set_xticks(sorted(table["depth"].unique()))
-        axis.minorticks_off() if not logarithmic else None
     figure.supxlabel(xlabel, fontsize=10)
     if several:
         handles, labels = axes[0].get_legend_handles_labels()
