@@ -1,8 +1,17 @@
-"""Side-by-side timings, printed as ratios: `make bench`, or `python benchmarks/run.py --help`.
+"""Side-by-side timings, printed as ratios and written to _build/bench.json as they come.
 
-Programs that are compared take turns in short blocks within one process, and the best block of each counts: what else
-the machine does meanwhile hits all of them alike. Step sizes are tiny, so that no run can diverge and stop early. The
-machine's own matrix-product rate is measured the same way. Results go to `_build/bench.json` after every section.
+    python benchmarks/run.py                      everything that this machine can run (a few minutes)
+    python benchmarks/run.py --sections step      one section: step, metrics, sweep, gpu
+    python benchmarks/run.py --tiny               seconds, to see that it works; the numbers mean nothing
+
+Every comparison runs its contestants in turn, in one process, and keeps the best of many rounds: what one of them gets
+from a busy machine, the others get too. One-thread timings count the process's own processor time, which a busy
+neighbour does not lengthen; those of the sweep on several cores and on the GPU are wall time. Two references:
+
+- *DataLoader loop*: what a user would write, `nn.Sequential` + `DataLoader` + `torch.optim.SGD`;
+- *in-memory loop*: the same without the `DataLoader`, batches indexed out of one tensor.
+
+The machine's sgemm rate is that of a large square product, measured in the same rounds.
 """
 
 from __future__ import annotations
@@ -12,219 +21,420 @@ import itertools
 import json
 import os
 import platform
-import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch; worker processes inherit it
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
 import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import ncutils
+from ncutils import data as datasets
+from ncutils import training
+from ncutils.networks import MLP, ResNet20
+from ncutils.training import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
-
-from baselines import in_memory, with_dataloader  # noqa: E402
-
-from ncutils import data, networks, training  # noqa: E402
-
-LAYERS = {"num_nonlinear": 5, "num_linear": 4}
+LR, DECAY, MOMENTUM = 1e-3, 1.8e-3, 0.9
+SECTIONS = ("step", "metrics", "sweep", "gpu")
 
 
-def flops_per_step(sizes, batch: int) -> int:
-    """Multiply-adds count twice; three products a layer, two in the first, which sends no error further down."""
-    products = [2 * batch * a * b for a, b in itertools.pairwise(sizes)]
-    return 3 * sum(products) - products[0]
+@dataclass(frozen=True)
+class Sizes:
+    """How much to run."""
+
+    rounds: int = 25
+    steps: int = 30  # a contestant's turn
+    square: int = 1024  # of the reference product
+    widths: tuple[tuple[int, int], ...] = ((64, 128), (128, 128), (256, 128), (256, 1000))  # (width, batch)
+    per_class: int = 400
+    sweep_depths: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
+    sweep_runs: int = 2
+    sweep_steps: int = 400
+    gpu_runs: int = 50
+    gpu_samples: int = 60_000
+    images: int = 50_000
+    side: int = 32
 
 
-def best_of(programs: dict, steps: int, repeats: int, synchronize=lambda: None) -> dict[str, float]:
-    """Seconds a step of each program: blocks of ``steps`` in turn, the best of ``repeats`` blocks each."""
-    best = dict.fromkeys(programs, float("inf"))
-    for _ in range(repeats):
-        for name, step in programs.items():
-            synchronize()
-            start = time.perf_counter()
-            for _ in range(steps):
-                step()
-            synchronize()
-            best[name] = min(best[name], (time.perf_counter() - start) / steps)
+TINY = Sizes(
+    rounds=1,
+    steps=2,
+    square=64,
+    widths=((8, 16),),
+    per_class=10,
+    sweep_depths=(1,),
+    sweep_runs=1,
+    sweep_steps=3,
+    gpu_runs=2,
+    gpu_samples=64,
+    images=8,
+    side=8,
+)
+
+
+# --- contestants: each returns a function that takes so many steps
+
+
+def batches(samples: int, size: int):
+    while True:
+        yield from torch.randperm(samples).split(size)[: samples // size]
+
+
+def one_step(module, optimizer, x, y) -> None:
+    optimizer.zero_grad()
+    loss = (module(x) - y).square().sum() / (2 * len(x))
+    loss.backward()
+    optimizer.step()
+
+
+def sgd(module):
+    return torch.optim.SGD(module.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
+
+
+def dataloader_loop(network, data, batch: int) -> Callable[[int], None]:
+    module = network.sequential(0)
+    optimizer = sgd(module)
+    loader = DataLoader(TensorDataset(data.x, data.one_hot()), batch_size=batch, shuffle=True, drop_last=True)
+
+    def epochs():
+        while True:
+            yield from loader
+
+    stream = epochs()
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            one_step(module, optimizer, *next(stream))
+
+    return steps
+
+
+def in_memory_loop(network, data, batch: int) -> Callable[[int], None]:
+    module, targets = network.sequential(0), data.one_hot()
+    optimizer, order = sgd(module), batches(len(data), batch)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            index = next(order).to(data.x.device)
+            one_step(module, optimizer, data.x[index], targets[index])
+
+    return steps
+
+
+def our_steps(network, data, batch: int, precision: str = "float32") -> Callable[[int], None]:
+    """The trainer that `train` drives, without its measurements."""
+    config = TrainingConfig(10**9, lr=LR, momentum=MOMENTUM, batch_size=batch, warmup_steps=0, precision=precision)
+    runs = network.num_runs
+    trainer, taken = training._trainer(network, data, config, [LR] * runs, [DECAY] * runs), 0
+
+    def steps(count: int) -> None:
+        nonlocal taken
+        for step in range(taken, taken + count):
+            trainer.step(step)
+        taken += count
+
+    return steps
+
+
+def square_product(size: int, device="cpu") -> Callable[[int], None]:
+    a, b, c = (torch.randn(size, size, device=device) for _ in range(3))
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            torch.mm(a, b, out=c)
+
+    return steps
+
+
+def race(contestants: dict[str, tuple[Callable[[int], None], int]], rounds: int, clock=time.process_time) -> dict:
+    """Seconds a step of each contestant, best of ``rounds``, taking turns."""
+    best = dict.fromkeys(contestants, float("inf"))
+    for steps, _ in contestants.values():
+        steps(2)
+    for _ in range(rounds):
+        for name, (steps, count) in contestants.items():
+            start = clock()
+            steps(count)
+            best[name] = min(best[name], (clock() - start) / count)
     return best
 
 
-def gemm_rate(device="cpu", size: int = 1536, repeats: int = 12) -> float:
-    """FLOP/s of a large float32 matrix product."""
-    a, b = torch.randn(2, size, size, device=device)
-    out = torch.empty_like(a)
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    return 2 * size**3 / best_of({"gemm": lambda: torch.mm(a, b, out=out)}, 1, repeats, wait)["gemm"]
+# --- floating-point operations of one step
 
 
-def stepper(network, samples, config):
-    """One step of the library each time it is called."""
-    runs = network.num_runs
-    trainer = training._trainer(
-        network, samples, config, config.per_run("lr", runs), config.per_run("weight_decay", runs)
+def plain_flops(sizes, batch: int) -> float:
+    """Back-propagation layer by layer: three products a layer, two at the first, whose input has no gradient."""
+    weights = [a * b for a, b in itertools.pairwise(sizes)]
+    return 2 * batch * (3 * sum(weights) - weights[0])
+
+
+def our_flops(sizes, num_nonlinear: int, batch: int) -> float:
+    """The same with the head's products of K rows, as `training._DenseTrainer` takes them."""
+    weights = [a * b for a, b in itertools.pairwise(sizes)]
+    curved, head = weights[:num_nonlinear], weights[num_nonlinear:]
+    classes = sizes[-1]
+    ends = (3 if curved else 2) * 2 * batch * sizes[num_nonlinear] * classes  # output, Delta' H, Delta A_1
+    body = 2 * batch * (3 * sum(curved) - curved[0]) if curved else 0
+    return body + ends + 3 * 2 * classes * sum(head[:-1])
+
+
+# --- sections
+
+
+def mlp(width: int, inputs: int, linear: int = 4, nonlinear: int = 5, **options) -> MLP:
+    return MLP(inputs, 10, num_nonlinear=nonlinear, num_linear=linear, width=width, **options)
+
+
+def step_section(sizes: Sizes, report: Report) -> None:
+    data = datasets.load("mnist5k", per_class=sizes.per_class).flat()
+    report.title(
+        f"One step, one thread: {len(data):,} digits, 5 ReLU + 4 linear layers, and 8 + 1",
+        ("net", "width", "batch", "ours ms", "/ DataLoader", "/ in memory", "sgemm GF/s", "% of it", "% plain"),
     )
-    steps = itertools.count()
-    return lambda: trainer.step(next(steps))
-
-
-def step_section(widths, batch: int, steps: int, repeats: int) -> list[dict]:
-    """The training step, one thread: ours, (a) with a DataLoader, (b) in memory."""
-    digits = data.load("mnist5k").flat()
-    rows = []
-    for width in widths:
-        config = training.TrainingConfig(steps=10**9, lr=1e-4, batch_size=batch, warmup_steps=0)
-        networks_ = [networks.MLP(digits.x.shape[1], 10, width=width, **LAYERS) for _ in range(3)]
-        programs = {
-            "ours": stepper(networks_[0], digits, config),
-            "a": with_dataloader(networks_[1].sequential(), digits, config).__next__,
-            "b": in_memory(networks_[2].sequential(), digits, config).__next__,
-        }
-        best_of(programs, 5, 1)
-        here = max(5, steps * 64 // width)
-        seconds = best_of(programs, here, repeats)
-        rate = gemm_rate()
-        flops = flops_per_step(networks_[0].sizes, batch)
-        rows.append(
+    for (width, batch), (nonlinear, linear) in [(w, n) for n in ((5, 4), (8, 1)) for w in sizes.widths]:
+        batch = min(batch, len(data))
+        make = lambda width=width, l=linear, n=nonlinear: mlp(width, data.x.shape[1], l, n)  # noqa: E731
+        fewer = max(2, sizes.steps * 64 * 128 // (width * batch))
+        seconds = race(
             {
+                "sgemm": (square_product(sizes.square), 1),
+                "ours": (our_steps(make(), data, batch), fewer),
+                "memory": (in_memory_loop(make(), data, batch), fewer),
+                "loader": (dataloader_loop(make(), data, batch), fewer),
+            },
+            sizes.rounds,
+        )
+        rate = 2 * sizes.square**3 / seconds["sgemm"]
+        shape = make().sizes
+        report.row(
+            "step",
+            {
+                "net": f"{nonlinear}+{linear}",
                 "width": width,
                 "batch": batch,
-                "ms": {name: 1e3 * value for name, value in seconds.items()},
-                "a/ours": seconds["a"] / seconds["ours"],
-                "b/ours": seconds["b"] / seconds["ours"],
-                "gemm_gflops": rate / 1e9,
-                "share_of_gemm": flops / seconds["ours"] / rate,
-            }
+                "ours_ms": 1e3 * seconds["ours"],
+                "times_dataloader": seconds["loader"] / seconds["ours"],
+                "times_in_memory": seconds["memory"] / seconds["ours"],
+                "sgemm_gflops": rate / 1e9,
+                # What it computes, against the machine; and what plain back-propagation would have computed.
+                "percent_of_sgemm": 100 * our_flops(shape, nonlinear, batch) / seconds["ours"] / rate,
+                "percent_plain": 100 * plain_flops(shape, batch) / seconds["ours"] / rate,
+            },
         )
-        r = rows[-1]
-        print(
-            f"width {width:4d}, batch {batch}: ours {r['ms']['ours']:.2f} ms a step, "
-            f"{r['share_of_gemm']:.0%} of sgemm ({r['gemm_gflops']:.0f} GFLOP/s); "
-            f"(a) DataLoader {r['a/ours']:.2f}x, (b) in memory {r['b/ours']:.2f}x as long",
-            flush=True,
-        )
-    return rows
+    report.note(
+        "% of it: operations done, over time, against sgemm. % plain: operations that layer-by-layer back-propagation "
+        "needs for the same step; above 100 the step is faster than any such program could be."
+    )
 
 
-def _one_run(seed: int, steps: int, batch: int) -> None:
-    torch.set_num_threads(1)
-    digits = data.load("mnist5k").flat()
-    network = networks.MLP(digits.x.shape[1], 10, seeds=(seed,), **LAYERS)
-    config = training.TrainingConfig(steps=steps, lr=1e-4, batch_size=batch)
-    training.train(network, digits, config, measure=None, progress=False)
+def metrics_section(sizes: Sizes, report: Report) -> None:
+    data = datasets.load("mnist5k", per_class=min(100, sizes.per_class)).flat()
+    report.title(
+        f"Share of the metrics in a run: {len(data):,} digits, batch 100, 20 measurements",
+        ("width", "steps", "step ms", "measurement ms", "share %"),
+    )
+    for width in sorted({width for width, _ in sizes.widths}):
+        network = mlp(width, data.x.shape[1])
+
+        def measure(count: int, network=network) -> None:
+            for _ in range(count):
+                training.measure_layers(network, data, 0)
+
+        contestants = {"step": (our_steps(network, data, min(100, len(data))), sizes.steps), "measure": (measure, 1)}
+        seconds = race(contestants, sizes.rounds)
+        for steps in (10_000, 4_000):
+            metrics = 20 * seconds["measure"]
+            share = 100 * metrics / (metrics + steps * seconds["step"])
+            row = {"width": width, "steps": steps, "step_ms": 1e3 * seconds["step"]}
+            report.row("metrics", row | {"measurement_ms": 1e3 * seconds["measure"], "share_percent": share})
 
 
-def sweep_section(runs: int, steps: int, batch: int) -> dict:
-    """A whole sweep on all cores: ours, one process a core, against (a) run after run with torch's own threads."""
+def sweep_cell(linear: int, seeds: tuple[int, ...], steps: int, per_class: int) -> None:
+    data = datasets.load("mnist5k", per_class=per_class).flat()
+    network = mlp(64, data.x.shape[1], linear, seeds=seeds)
+    config = TrainingConfig(steps, lr=LR, weight_decay=DECAY, batch_size=min(128, len(data)))
+    training.train(network, data, config, measure=None, progress=False)
+
+
+def sweep_section(sizes: Sizes, report: Report) -> None:
     from joblib import Parallel, delayed
 
+    data = datasets.load("mnist5k", per_class=sizes.per_class).flat()
+    batch = min(128, len(data))
     cores = os.cpu_count() or 1
-    digits = data.load("mnist5k").flat()
-    config = training.TrainingConfig(steps=steps, lr=1e-4, batch_size=batch)
-    with Parallel(n_jobs=cores) as parallel:
-        parallel(delayed(_one_run)(seed, 2, batch) for seed in range(cores))  # workers import torch once a sweep
-        start = time.perf_counter()
-        parallel(delayed(_one_run)(seed, steps, batch) for seed in range(runs))
-        ours = time.perf_counter() - start
-    threads = torch.get_num_threads()
-    torch.set_num_threads(cores)
-    start = time.perf_counter()
-    for seed in range(runs):
-        model = networks.MLP(digits.x.shape[1], 10, seeds=(seed,), **LAYERS).sequential()
-        program = with_dataloader(model, digits, config)
-        for _ in range(steps):
-            next(program)
-    theirs = time.perf_counter() - start
-    torch.set_num_threads(threads)
-    print(
-        f"sweep of {runs} runs x {steps} steps on {cores} cores: ours {ours:.1f} s, (a) {theirs:.1f} s: "
-        f"{theirs / ours:.2f}x as long",
-        flush=True,
+    seeds = tuple(range(sizes.sweep_runs))
+    report.title(
+        f"A whole sweep, wall time on {cores} cores: heads of {sizes.sweep_depths} layers x {len(seeds)} runs x "
+        f"{sizes.sweep_steps} steps, {len(data):,} digits, width 64, batch {batch}",
+        ("program", "seconds", "times ours", "processes", "threads each"),
     )
-    return {"runs": runs, "steps": steps, "cores": cores, "ours": ours, "a": theirs, "a/ours": theirs / ours}
+
+    def users_loop(threads: int) -> float:
+        torch.set_num_threads(threads)
+        start = time.perf_counter()
+        for linear in sizes.sweep_depths:
+            for seed in seeds:
+                dataloader_loop(mlp(64, data.x.shape[1], linear, seeds=(seed,)), data, batch)(sizes.sweep_steps)
+        torch.set_num_threads(1)
+        return time.perf_counter() - start
+
+    with Parallel(n_jobs=cores) as pool:
+
+        def ours() -> float:
+            start = time.perf_counter()
+            pool(delayed(sweep_cell)(m, seeds, sizes.sweep_steps, sizes.per_class) for m in sizes.sweep_depths[::-1])
+            return time.perf_counter() - start
+
+        pool(delayed(sweep_cell)(1, (0,), 1, sizes.per_class) for _ in range(2 * cores))  # workers start, import torch
+        best: dict[tuple, float] = {}
+        for _ in range(max(1, sizes.rounds // 8)):
+            turns = [("ours", ours, cores, 1), ("DataLoader loop", lambda: users_loop(1), 1, 1)]
+            if cores > 1:
+                turns.append(("DataLoader loop", lambda: users_loop(cores), 1, cores))
+            for name, run, processes, threads in turns:
+                key = (name, processes, threads)
+                best[key] = min(best.get(key, float("inf")), run())
+    base = next(iter(best.values()))
+    for (name, processes, threads), seconds in best.items():
+        row = {"program": name, "seconds": seconds, "times_ours": seconds / base, "processes": processes}
+        report.row("sweep", row | {"threads_each": threads})
+    report.note("Training alone, every run of it; the workers had been started before.")
 
 
-def metrics_section(batch: int, steps: int, repeats: int) -> dict:
-    """Share of a run of 10,000 steps that 20 measurements take, at 1,000 digits."""
-    digits = data.load("mnist5k", per_class=100).flat()
-    network = networks.MLP(digits.x.shape[1], 10, **LAYERS)
-    step = stepper(network, digits, training.TrainingConfig(steps=10**9, lr=1e-4, batch_size=batch))
-    seconds = best_of({"step": step}, steps, repeats)["step"]
-    measure = best_of({"measure": lambda: training.measure_layers(network, digits, 0)}, 2, repeats)["measure"]
-    share = 20 * measure / (20 * measure + 10_000 * seconds)
-    print(f"20 measurements in 10,000 steps: {share:.1%} of the time ({1e3 * measure:.0f} ms each)", flush=True)
-    return {"ms": 1e3 * measure, "share": share}
+def gpu_section(sizes: Sizes, report: Report) -> None:
+    if not torch.cuda.is_available():
+        report.note("gpu: no CUDA device here, nothing run")
+        return
+    cuda(sizes, report, torch.device("cuda"))
 
 
-def gpu_section(runs: int, steps: int, repeats: int) -> dict:
-    """On one GPU: all runs stacked against one after the other; the epochs that the paper's figures are made of."""
-    wait = torch.cuda.synchronize
-    try:
-        digits = data.load("mnist", "all").flat().to("cuda")
-    except FileNotFoundError:
-        digits = data.load("mnist5k").flat().to("cuda")
-    config = training.TrainingConfig(steps=10**9, lr=1e-4, batch_size=128, warmup_steps=0)
+def cuda(sizes: Sizes, report: Report, device: torch.device) -> None:
+    """Numbers of the right shape stand in for the data sets: what they hold does not change what a step costs."""
 
-    def network(seeds):
-        return networks.MLP(digits.x.shape[1], 10, seeds=seeds, device="cuda", **LAYERS)
+    def clock() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
-    programs = {
-        "stacked": stepper(network(tuple(range(runs))), digits, config),
-        "one run, our step": stepper(network((0,)), digits, config),
-        "one run, (b)": in_memory(network((0,)).sequential(), digits, config).__next__,
-    }
-    best_of(programs, 5, 1, wait)
-    seconds = best_of(programs, steps, repeats, wait)
-    ratios = {name: runs * value / seconds["stacked"] for name, value in seconds.items() if name != "stacked"}
-    epochs, depths = 200, 6
-    row = seconds["stacked"] * depths * epochs * (60_000 // 128)
-    for name, ratio in ratios.items():
-        print(f"GPU, {runs} runs: stacked against {name} at a time: {ratio:.1f}x", flush=True)
-    print(f"GPU, Figure 2 upper row ({depths} depths x {runs} runs x {epochs} epochs): {row / 60:.1f} min", flush=True)
-    images = data.gaussian(512, num_classes=10, dim=3 * 32 * 32).to("cuda")
-    images = type(images)(images.x.view(-1, 3, 32, 32), images.y, 10, "noise of CIFAR-10's size")
-    resnet = networks.ResNet20(3, 10, num_linear=3, device="cuda")
-    step = stepper(resnet, images, config)
-    best_of({"resnet": step}, 10, 1, wait)
-    epoch = best_of({"resnet": step}, steps, repeats, wait)["resnet"] * (50_000 // 128)
-    print(f"GPU, ResNet20 epoch of CIFAR-10's size: {epoch:.2f} s", flush=True)
-    return {"seconds": seconds, "ratios": ratios, "figure2_minutes": row / 60, "resnet20_epoch": epoch}
+    generator = torch.Generator().manual_seed(0)
+    samples, runs = sizes.gpu_samples, sizes.gpu_runs
+    x = torch.randn(samples, 784, generator=generator)
+    data = datasets.Classification(x.to(device), (torch.arange(samples) % 10).to(device), 10, "noise")
+    batch, epochs, total = min(128, samples), 200, 0.0
+    rounds = max(1, sizes.rounds // 5)
+    report.title(
+        f"GPU: MLP of width 64, batch {batch}, {samples:,} x 784, {runs} runs as one program",
+        ("linear layers", "ms a step", "us a run-step", "loop us", "times", "measurement s", "200 epochs s"),
+    )
+    for linear in (1, 2, 3, 4, 5, 6):
+        network = mlp(64, 784, linear, seeds=tuple(range(runs)), device=device)
+        contestants = {
+            "ours": (our_steps(network, data, batch), 10 * sizes.steps),
+            "loop": (in_memory_loop(mlp(64, 784, linear, device=device), data, batch), sizes.steps),
+        }
+        seconds = race(contestants, rounds, clock)
+        start = clock()
+        training.measure_layers(network, data, 0)
+        measurement = clock() - start
+        whole = epochs * (samples // batch) * seconds["ours"] + 20 * measurement
+        total += whole
+        row = {"linear": linear, "ms_a_step": 1e3 * seconds["ours"], "us_a_run_step": 1e6 * seconds["ours"] / runs}
+        row |= {"loop_us": 1e6 * seconds["loop"], "times": runs * seconds["loop"] / seconds["ours"]}
+        report.row("gpu_mlp", row | {"measurement_s": measurement, "cell_s": whole})
+    report.row("gpu_figure_2", {"runs": 6 * runs, "epochs": epochs, "extrapolated_minutes": total / 60}, show=False)
+    report.note(f"Figure 2, upper row, {6 * runs} runs x {epochs} epochs and 20 measurements: {total / 60:.1f} minutes")
+
+    images = sizes.images
+    x = torch.randn(images, 3, sizes.side, sizes.side, generator=generator)
+    data = datasets.Classification(x.to(device), (torch.arange(images) % 10).to(device), 10, "noise")
+    report.title(
+        f"GPU: ResNet20, {images:,} images of {sizes.side} x {sizes.side}",
+        ("batch", "program", "precision", "ms a step", "epoch s"),
+    )
+    for batch in (128, 512):
+        batch = min(batch, images)
+        make = lambda: ResNet20(3, 10, num_linear=3, device=device)  # noqa: E731
+        contestants = {
+            ("ours", "float32"): (our_steps(make(), data, batch), sizes.steps),
+            ("ours", "bfloat16"): (our_steps(make(), data, batch, "bfloat16"), sizes.steps),
+            ("in-memory loop", "float32"): (in_memory_loop(make(), data, batch), sizes.steps),
+        }
+        for (program, precision), seconds in race(contestants, rounds, clock).items():
+            row = {"batch": batch, "program": program, "precision": precision, "ms_a_step": 1e3 * seconds}
+            report.row("gpu_resnet20", row | {"epoch_s": seconds * (images // batch)})
 
 
-def main(argv=None) -> Path:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run? the ratios mean nothing")
-    parser.add_argument("--out", type=Path, default=ROOT / "_build" / "bench.json", help="where the numbers go")
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    steps, repeats = (2, 1) if options.quick else (60, 12)
-    machine = {"processor": _processor(), "cores": os.cpu_count(), "torch": torch.__version__, "quick": options.quick}
-    found = {"machine": machine}
-    sections = {
-        "step": lambda: step_section((64,) if options.quick else (64, 128, 256), 128, steps, repeats),
-        "sweep": lambda: sweep_section(*((2, 3) if options.quick else (8, 1500)), 128),
-        "metrics": lambda: metrics_section(100, steps, repeats),
-    }
+# --- the report
+
+
+class Report:
+    """Prints rows under their headings and keeps all of them in a file that is complete after every row."""
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self.results: dict = {"machine": machine(), "rows": {}}
+        print(", ".join(f"{k} {v}" for k, v in self.results["machine"].items()), flush=True)
+
+    def title(self, text: str, columns: tuple[str, ...]) -> None:
+        self.widths = [max(8, len(c)) for c in columns]
+        print(f"\n{text}\n" + "  ".join(c.rjust(w) for c, w in zip(columns, self.widths, strict=True)), flush=True)
+
+    def row(self, section: str, values: dict, show: bool = True) -> None:
+        self.results["rows"].setdefault(section, []).append(values)
+        if show:
+            cells = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in values.values()]
+            print("  ".join(c.rjust(w) for c, w in zip(cells, self.widths, strict=True)), flush=True)
+        self.write()
+
+    def note(self, text: str) -> None:
+        self.results.setdefault("notes", []).append(text)
+        print(text, flush=True)
+        self.write()
+
+    def write(self) -> None:
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(self.results, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, self.path)
+
+
+def machine() -> dict:
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+    found = {"processor": name, "cores": os.cpu_count(), "load": load, "torch": torch.__version__}
     if torch.cuda.is_available():
-        machine["gpu"] = torch.cuda.get_device_name()
-        sections["gpu"] = lambda: gpu_section(50, 200, 5)
-    else:
-        print("no GPU: its section is left out")
-    print(f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    for name, section in sections.items():
-        found[name] = section()
-        temporary = options.out.with_suffix(".tmp")
-        temporary.write_text(json.dumps(found, indent=1))
-        os.replace(temporary, options.out)  # a benchmark that is interrupted keeps its finished sections
-    print(f"written: {options.out}")
-    return options.out
+        found["gpu"] = torch.cuda.get_device_name()
+    return found | {"ncutils": ncutils.__version__}
 
 
-def _processor() -> str:
+def main(arguments: list[str] | None = None) -> dict:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--rounds", type=int, help="turns of each contestant; more find the quiet moments")
+    parser.add_argument("--tiny", action="store_true", help="smallest sizes")
+    parser.add_argument("--out", type=Path, default=ROOT / "_build" / "bench.json")
+    options = parser.parse_args(arguments)
+    sizes = TINY if options.tiny else Sizes(**({"rounds": options.rounds} if options.rounds else {}))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        report = Report(options.out)
+        for section in SECTIONS:
+            if section in options.sections:
+                globals()[f"{section}_section"](sizes, report)
+    finally:
+        torch.set_num_threads(threads)
+    return report.results
 
 
 if __name__ == "__main__":

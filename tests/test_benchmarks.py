@@ -1,47 +1,112 @@
-"""The benchmark runs and compares programs that do the same; nothing here asserts a time."""
+"""benchmarks/run.py runs at its smallest sizes and counts operations rightly; no timing is judged here."""
 
+import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-import run
-from baselines import in_memory, with_dataloader
+from ncutils import training
+from ncutils.data import gaussian
+from ncutils.networks import MLP
 
-from ncutils import data, networks, training
-
-
-def test_the_benchmark_runs_and_writes_every_section(tmp_path, capsys):
-    threads = torch.get_num_threads()
-    try:
-        path = run.main(["--quick", "--out", str(tmp_path / "bench.json")])
-    finally:
-        torch.set_num_threads(threads)
-    found = json.loads(path.read_text())
-    assert found["machine"]["quick"] and {"step", "sweep", "metrics"} <= found.keys()
-    assert "of sgemm" in capsys.readouterr().out
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "run.py"
 
 
-def test_flops_of_one_layer_by_hand():
-    # forward and weight gradient of a first layer: 2 products of 2*B*in*out; one more in every later layer
-    assert run.flops_per_step((5, 3), batch=7) == 2 * 2 * 7 * 5 * 3
-    assert run.flops_per_step((5, 3, 2), batch=7) == 2 * 2 * 7 * 5 * 3 + 3 * 2 * 7 * 3 * 2
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("bench_run", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bench_run"] = module  # dataclasses and worker processes look it up there
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["bench_run"]
 
 
-@pytest.mark.parametrize("program", [with_dataloader, in_memory])
-def test_baselines_train_what_the_library_trains(program):
-    samples = data.gaussian(4, num_classes=3, dim=5, dtype=torch.float64)
-    network = networks.MLP(5, 3, num_nonlinear=2, num_linear=2, width=6, dtype=torch.float64)
-    model = network.sequential()
-    # one batch of all samples: the order that each program draws does not matter
-    config = training.TrainingConfig(steps=4, lr=0.1, weight_decay=0.01, batch_size=12, warmup_steps=0, drop_at=1.0)
-    training.train(network, samples, config, measure=None, progress=False)
-    steps = program(model, samples, config)
-    for _ in range(4):
-        next(steps)
-    theirs = [module.weight for module in model if hasattr(module, "weight")]
-    for ours, other in zip(network.weights, theirs, strict=True):
-        torch.testing.assert_close(ours[0], other, rtol=1e-12, atol=1e-13)
+def test_sections_print_and_write(bench, tmp_path, capsys):
+    path = tmp_path / "deep" / "bench.json"
+    results = bench.main(["--tiny", "--sections", "step", "metrics", "gpu", "--out", str(path)])
+    stored = json.loads(path.read_text())
+    assert stored == json.loads(json.dumps(results))
+    assert stored["machine"]["torch"] == torch.__version__ and stored["machine"]["cores"] >= 1
+    assert [row["net"] for row in stored["rows"]["step"]] == ["5+4", "8+1"]
+    for section in ("step", "metrics"):
+        for row in stored["rows"][section]:
+            assert all(value > 0 for value in row.values() if not isinstance(value, str))
+    printed = capsys.readouterr().out
+    assert "times_dataloader" not in printed and "/ DataLoader" in printed
+    if not torch.cuda.is_available():
+        assert "no CUDA device here" in printed
+    assert [p.name for p in path.parent.iterdir()] == ["bench.json"]
+
+
+def test_sweep_in_worker_processes(tmp_path):
+    pytest.importorskip("joblib")
+    path = tmp_path / "bench.json"
+    command = [sys.executable, str(SCRIPT), "--tiny", "--sections", "sweep", "--out", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(path.read_text())["rows"]["sweep"]
+    assert rows[0]["program"] == "ours" and {row["program"] for row in rows[1:]} == {"DataLoader loop"}
+    assert rows[0]["times_ours"] == 1
+
+
+def test_gpu_section_as_far_as_a_cpu_goes(bench):
+    report = bench.Report(None)
+    bench.cuda(bench.TINY, report, torch.device("cpu"))
+    rows = report.results["rows"]
+    assert [row["linear"] for row in rows["gpu_mlp"]] == [1, 2, 3, 4, 5, 6]
+    assert rows["gpu_figure_2"][0]["extrapolated_minutes"] > 0
+    assert {(row["program"], row["precision"]) for row in rows["gpu_resnet20"]} == {
+        ("ours", "float32"),
+        ("ours", "bfloat16"),
+        ("in-memory loop", "float32"),
+    }
+
+
+@pytest.mark.parametrize(("nonlinear", "linear"), [(5, 4), (8, 1), (0, 3), (1, 1)])
+def test_operations_are_counted(bench, nonlinear, linear):
+    data, batch = gaussian(6, num_classes=4, dim=20), 12
+    network = MLP(20, 4, num_nonlinear=nonlinear, num_linear=linear, width=16)
+    module = network.sequential()
+    with FlopCounterMode(display=False) as counter:
+        module(data.x[:batch]).square().sum().backward()
+    assert bench.plain_flops(network.sizes, batch) == counter.get_total_flops()
+
+    trainer = training._trainer(network, data, training.TrainingConfig(10, batch_size=batch), [0.1], [0.1])
+    done = 0
+
+    def counting(product, first):
+        def counted(*arguments, **options):
+            nonlocal done
+            a, b = arguments[first : first + 2]
+            done += 2 * a.shape[0] * a.shape[1] * b.shape[1]
+            return product(*arguments, **options)
+
+        return counted
+
+    trainer.mm, trainer.accumulate = counting(torch.mm, 0), counting(torch.Tensor.addmm_, 1)
+    trainer.step(0)
+    assert bench.our_flops(network.sizes, nonlinear, batch) == done
+
+
+def test_race_takes_turns_and_keeps_the_best(bench):
+    now, turns = 0.0, []
+
+    def contestant(name, durations):
+        durations = iter(durations)
+
+        def steps(count):
+            nonlocal now
+            turns.append((name, count))
+            now += next(durations)
+
+        return steps
+
+    contestants = {"a": (contestant("a", [9, 4, 2, 8]), 2), "b": (contestant("b", [9, 3, 5, 1]), 4)}
+    assert bench.race(contestants, 3, clock=lambda: now) == {"a": 1, "b": 0.25}
+    assert turns == [("a", 2), ("b", 2)] + [("a", 2), ("b", 4)] * 3
