@@ -95,7 +95,8 @@ class Specification:
         weight_decay_over_depth: divide the weight decay by the number of layers.
         measurements: times to measure, geometrically spaced; 1 for the end (and the start and the drop) only.
         class_means: keep the inner products of the class means at the end.
-        runs_per_cell: runs that train as one cell; None for all runs of a network.
+        runs_per_cell: runs that train as one cell; None for all runs of a network on a GPU, which stacks them, and one
+            on a CPU, which gains nothing by it and has neighbours to share with.
     """
 
     figure: str
@@ -152,7 +153,7 @@ class Specification:
         for nonlinear, linear in self.networks:
             depth = nonlinear + linear if self.weight_decay_over_depth else 1
             runs = [(seed, lr, decay / depth) for lr, decay in self.setups for seed in range(self.seeds)]
-            block = self.runs_per_cell or len(runs)
+            block = self.runs_per_cell or (1 if device == "cpu" else len(runs))
             for start in range(0, len(runs), block):
                 seeds, lrs, decays = zip(*runs[start : start + block], strict=True)
                 cell = Cell(

@@ -191,7 +191,7 @@ def test_one_row_for_each_run_split_step_and_layer():
 def test_blocks_of_runs_do_not_change_a_run(monkeypatch):
     monkeypatch.setenv("NCUTILS_CACHE", "off")
     spec = replace(TINY, linear=(2,), epochs=2)
-    one, all_ = run(replace(spec, runs_per_cell=1)), run(replace(spec, runs_per_cell=None))
+    one, all_ = run(replace(spec, runs_per_cell=1)), run(replace(spec, runs_per_cell=spec.runs))
     order = ["depth", "run", "split", "step", "layer"]
     one, all_ = (f.sort_values(order, ignore_index=True) for f in (one, all_))
     pd.testing.assert_frame_equal(one, all_[one.columns], check_exact=True)
