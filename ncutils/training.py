@@ -639,8 +639,12 @@ class _Checkpoint:
         self.groups[number] = state
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        torch.save({"fingerprint": self.fingerprint, "groups": self.groups}, temporary)
-        os.replace(temporary, self.path)
+        try:
+            torch.save({"fingerprint": self.fingerprint, "groups": self.groups}, temporary)
+            os.replace(temporary, self.path)
+        except (OSError, RuntimeError) as error:  # on a full disk torch's writer raises a RuntimeError
+            temporary.unlink(missing_ok=True)
+            raise OSError(f"could not write {self.path}: {error}") from error
 
 
 def _fingerprint(network, data, config: TrainingConfig, measure, stacked: bool) -> str:
