@@ -30,7 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch; worker processes 
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from baselines import in_memory, with_dataloader
 
 import ncutils
 from ncutils import data as datasets
@@ -39,7 +39,7 @@ from ncutils.networks import MLP, ResNet20
 from ncutils.training import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-LR, DECAY, MOMENTUM = 1e-3, 1.8e-3, 0.9
+LR, DECAY = 1e-3, 1.8e-3
 SECTIONS = ("step", "metrics", "sweep", "gpu")
 
 
@@ -77,60 +77,36 @@ TINY = Sizes(
 )
 
 
-# --- contestants: each returns a function that takes so many steps
+# --- contestants: each takes so many steps
 
 
-def batches(samples: int, size: int):
-    while True:
-        yield from torch.randperm(samples).split(size)[: samples // size]
+def taking(program) -> Callable[[int], None]:
+    """A generator that takes one step each `next`, as a function."""
 
+    def steps(count: int) -> None:
+        for _ in range(count):
+            next(program)
 
-def one_step(module, optimizer, x, y) -> None:
-    optimizer.zero_grad()
-    loss = (module(x) - y).square().sum() / (2 * len(x))
-    loss.backward()
-    optimizer.step()
-
-
-def sgd(module):
-    return torch.optim.SGD(module.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
+    return steps
 
 
 def dataloader_loop(network, data, batch: int) -> Callable[[int], None]:
-    module = network.sequential(0)
-    optimizer = sgd(module)
-    loader = DataLoader(TensorDataset(data.x, data.one_hot()), batch_size=batch, shuffle=True, drop_last=True)
-
-    def epochs():
-        while True:
-            yield from loader
-
-    stream = epochs()
-
-    def steps(count: int) -> None:
-        for _ in range(count):
-            one_step(module, optimizer, *next(stream))
-
-    return steps
+    return taking(with_dataloader(network.sequential(0), data, config_of(batch)))
 
 
 def in_memory_loop(network, data, batch: int) -> Callable[[int], None]:
-    module, targets = network.sequential(0), data.one_hot()
-    optimizer, order = sgd(module), batches(len(data), batch)
+    return taking(in_memory(network.sequential(0), data, config_of(batch)))
 
-    def steps(count: int) -> None:
-        for _ in range(count):
-            index = next(order).to(data.x.device)
-            one_step(module, optimizer, data.x[index], targets[index])
 
-    return steps
+def config_of(batch: int, precision: str = "float32") -> TrainingConfig:
+    """A step size so small that no contestant can diverge."""
+    return TrainingConfig(10**9, LR, DECAY, batch_size=batch, warmup_steps=0, precision=precision)
 
 
 def our_steps(network, data, batch: int, precision: str = "float32") -> Callable[[int], None]:
     """The trainer that `train` drives, without its measurements."""
-    config = TrainingConfig(10**9, lr=LR, momentum=MOMENTUM, batch_size=batch, warmup_steps=0, precision=precision)
     runs = network.num_runs
-    trainer, taken = training._trainer(network, data, config, [LR] * runs, [DECAY] * runs), 0
+    trainer, taken = training._trainer(network, data, config_of(batch, precision), [LR] * runs, [DECAY] * runs), 0
 
     def steps(count: int) -> None:
         nonlocal taken

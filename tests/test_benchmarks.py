@@ -1,6 +1,5 @@
 """benchmarks/run.py runs at its smallest sizes and counts operations rightly; no timing is judged here."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -19,12 +18,11 @@ SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "run.py"
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("bench_run", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_run"] = module  # dataclasses and worker processes look it up there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["bench_run"]
+    sys.path.insert(0, str(SCRIPT.parent))
+    import run
+
+    yield run
+    sys.path.remove(str(SCRIPT.parent))
 
 
 def test_sections_print_and_write(bench, tmp_path, capsys):
@@ -92,6 +90,19 @@ def test_operations_are_counted(bench, nonlinear, linear):
     trainer.mm, trainer.accumulate = counting(torch.mm, 0), counting(torch.Tensor.addmm_, 1)
     trainer.step(0)
     assert bench.our_flops(network.sizes, nonlinear, batch) == done
+
+
+@pytest.mark.parametrize("program", ["with_dataloader", "in_memory"])
+def test_the_loops_train_what_the_library_trains(bench, program):
+    data = gaussian(4, num_classes=3, dim=5, dtype=torch.float64)
+    network = MLP(5, 3, num_nonlinear=2, num_linear=2, width=6, dtype=torch.float64)
+    module = network.sequential()
+    # one batch of all samples: the order that each program draws does not matter
+    config = training.TrainingConfig(4, lr=0.1, weight_decay=0.01, batch_size=12, warmup_steps=0, drop_at=1.0)
+    training.train(network, data, config, measure=None, progress=False)
+    bench.taking(getattr(bench, program)(module, data, config))(4)
+    for ours, theirs in zip(network.weights, module.parameters(), strict=True):
+        torch.testing.assert_close(ours[0], theirs, rtol=1e-12, atol=1e-13)
 
 
 def test_race_takes_turns_and_keeps_the_best(bench):
