@@ -266,7 +266,9 @@ def sweep_section(sizes: Sizes, report: Report) -> None:
             pool(delayed(sweep_cell)(m, seeds, sizes.sweep_steps, sizes.per_class) for m in sizes.sweep_depths[::-1])
             return time.perf_counter() - start
 
-        pool(delayed(sweep_cell)(1, (0,), 1, sizes.per_class) for _ in range(2 * cores))  # workers start, import torch
+        # Workers start, torch imports what it imports on first use: nobody's race.
+        pool(delayed(sweep_cell)(1, (0,), 1, sizes.per_class) for _ in range(2 * cores))
+        dataloader_loop(mlp(64, data.x.shape[1]), data, batch)(2)
         best: dict[tuple, float] = {}
         for _ in range(max(1, sizes.rounds // 8)):
             turns = [("ours", ours, cores, 1), ("DataLoader loop", lambda: users_loop(1), 1, 1)]

@@ -624,7 +624,7 @@ class _Checkpoint:
         self.path, self.groups = Path(path), {}
         self.fingerprint = fingerprint
         if self.path.exists():
-            saved = torch.load(self.path, weights_only=False)
+            saved = torch.load(self.path, weights_only=False, map_location="cpu")  # it may have begun on a GPU
             if saved["fingerprint"] != fingerprint:
                 raise ValueError(
                     f"checkpoint {self.path} belongs to another training (fingerprint {saved['fingerprint']}, "
