@@ -387,7 +387,8 @@ class _DenseTrainer:
 
     def __init__(self, network: MLP, data, config: TrainingConfig, lrs, decays):
         self.network, self.config = network, config
-        self.single = network.num_runs == 1 and not data.x.is_cuda
+        self.recorded = data.x.is_cuda
+        self.single = network.num_runs == 1 and not self.recorded
         self.lrs, self.decays = lrs, decays
         self.x, self.y = data.x, torch.nn.functional.one_hot(data.y, data.num_classes).to(data.x.dtype)
         samples, full = len(self.x), config.batch_size is None
@@ -442,12 +443,12 @@ class _DenseTrainer:
         torch.mul(self.lr_column, -factor, out=self.minus_rate)
         if self.batches:
             self.index.copy_(self.batches(step).reshape(-1))
-        if self.x.is_cuda:
-            if self.graph is None:
-                self.graph = _record(self._stacked_step, [self.flat, self.velocity])
-            self.graph.replay()
-        else:
+        if not self.recorded:
             self._stacked_step()
+            return
+        if self.graph is None:
+            self.graph = _record(self._stacked_step, [self.flat, self.velocity])
+        self.graph.replay()
 
     def _stacked_step(self) -> None:
         if self.batches:
@@ -529,6 +530,7 @@ class _AutogradTrainer:
 
     def __init__(self, network: ResNet20, data, config: TrainingConfig, lrs, decays):
         self.network, self.config, self.lr, self.decay = network.train(), config, lrs[0], decays[0]
+        self.recorded = data.x.is_cuda
         samples, full = len(data.x), config.batch_size is None
         self.batch = samples if full else config.batch_size
         self.batches = None if full else _Batches(network.seeds, samples, self.batch, data.x.device)
@@ -555,7 +557,7 @@ class _AutogradTrainer:
         self.minus_rate.fill_(-self.lr * learning_rate_factor(self.config, step))
         if self.batches:
             self.index.copy_(self.batches(step))
-        if not self.x.is_cuda:
+        if not self.recorded:
             self._step()
             return
         if self.graph is None:

@@ -476,36 +476,51 @@ def test_measure_nothing_and_train_nothing():
 
 @pytest.fixture
 def pretend_cuda(monkeypatch):
-    """Streams and recordings that do nothing but run their body: what is left is the bookkeeping around them."""
+    """Streams that do nothing, a recording that replays by calling the step; the bookkeeping around them is real."""
     stream = SimpleNamespace(wait_stream=lambda other: None)
     monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda s: nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", SimpleNamespace)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+    record = training._record
+
+    def recording(step, changed):
+        graph = record(step, changed)
+        graph.replay = step
+        return graph
+
+    monkeypatch.setattr(training, "_record", recording)
 
 
+@pytest.mark.parametrize("batch_size", [7, None])
 @pytest.mark.parametrize("make", [mlp, resnet])
-def test_recording_a_step_leaves_no_trace(make, pretend_cuda):
-    network = make() if make is mlp else make(seeds=(3,))
-    data = small_data() if make is mlp else small_images()
-    runs = network.num_runs
-    trainer = training._trainer(network, data, replace(CONFIG, warmup_steps=0), [0.05] * runs, [0.01] * runs)
-    trainer.step(0)
-    step = trainer._stacked_step if make is mlp else trainer._step
-    held = lambda: [*network.parameters(), *network.buffers(), trainer.velocity]  # noqa: E731
-    before = [t.detach().clone() for t in held()]
-    places = [t.data_ptr() for t in (*held(), *(p.grad for p in network.parameters() if p.grad is not None))]
-    training._record(step, [trainer.flat, trainer.velocity, *getattr(trainer, "buffers", [])])
-    assert all(torch.equal(a, b) for a, b in zip(held(), before, strict=True))
+def test_a_recorded_step_does_the_same(make, batch_size, pretend_cuda):
+    def trainer():
+        network = make() if make is mlp else make(seeds=(3,))
+        config = replace(CONFIG, batch_size=batch_size)
+        rates = [[value] * network.num_runs for value in (0.05, 0.01)]
+        return training._trainer(network, small_data() if make is mlp else small_images(), config, *rates)
+
+    def held(t):  # whatever a recording must not disturb, found without the trainer's help
+        tensors = [*t.network.parameters(), *t.network.buffers(), *t.velocity.view(1, -1)]
+        return tensors + [p.grad for p in t.network.parameters() if p.grad is not None]
+
+    plain, recorded = trainer(), trainer()
+    recorded.recorded = True
+    places = [t.data_ptr() for t in held(recorded)]
+    for step in range(4):
+        plain.step(step)
+        recorded.step(step)
+        assert all(torch.equal(a, b) for a, b in zip(held(plain), held(recorded), strict=True))
+    assert recorded.graph is not None and plain.graph is None
     # A recorded program goes on reading and writing the same addresses.
-    trainer.step(1)
-    assert places == [t.data_ptr() for t in (*held(), *(p.grad for p in network.parameters() if p.grad is not None))]
-    assert not any(torch.equal(a, b) for a, b in zip(held(), before, strict=True) if a.is_floating_point())
-    state = trainer.state()
-    trainer.step(2)
-    trainer.load_state(state)
-    assert all(torch.equal(value, trainer.state()[name]) for name, value in state.items())
+    assert places == [t.data_ptr() for t in held(recorded)]
+    state = recorded.state()
+    recorded.step(4)
+    assert not all(torch.equal(value, recorded.state()[name]) for name, value in state.items())
+    recorded.load_state(state)
+    assert all(torch.equal(value, recorded.state()[name]) for name, value in state.items())
 
 
 def test_shuffling_ahead_gives_the_same_batches():
