@@ -175,9 +175,15 @@ def test_resnet_equals_autograd_and_sgd(changes):
     network, data = resnet(), small_images()
     modules = [reference(network.sequential(run).train(), data, config, network.seeds[run]) for run in range(2)]
     quietly(network, data, config, measure=None)
-    assert all(p.grad is None for p in network.parameters())  # nothing left for the caller's own backward pass
     for run, module in enumerate(modules):
         same(nn.Sequential(*network.sequential(run)), module, exactly=False, tolerance=1e-9)
+
+
+def test_no_gradients_are_left_behind():
+    # They would add to those of the caller's own next backward pass.
+    for network, data in ((resnet(seeds=(3,)), small_images()), (mlp(), small_data())):
+        quietly(network, data, replace(CONFIG, steps=2), measure=None)
+        assert all(p.grad is None for p in network.parameters())
 
 
 # --- runs side by side
@@ -245,6 +251,17 @@ def test_a_diverging_run_stops_alone(engine, capsys):
     same_rows(others(result), others(expected))
     mine = [row["step"] for row in result.rows if row["run"] == 1]
     assert mine and max(mine) < failure.step
+
+
+@pytest.mark.parametrize("engine", ["sequential", "stacked"])
+def test_exploded_weights_behind_dead_units_have_diverged(engine):
+    # Nothing passes the first layer, so the loss says nothing of its weights; nobody measures either.
+    data, network = small_data(), mlp()
+    data = replace(data, x=data.x.abs())
+    network.weights[0].data[2] = -1e7
+    result = quietly(network, data, replace(CONFIG, steps=3), engine=engine, measure=None)
+    assert [(d.run, d.step, d.loss) for d in result.diverged] == [(2, 3, float("inf"))]
+    assert all(torch.isnan(w[2]).all() and torch.isfinite(w[:2]).all() for w in network.weights)
 
 
 def test_divergence_is_seen_before_the_measurement_of_that_step():
