@@ -117,11 +117,11 @@ def figure2(ends, title: str = "", other=None, names: tuple[str, str] = ("this r
         names: what to call the two.
     """
     panels = (
-        ("nc1_last", "NC1, last layer", "of Z_{L-1}", True),
-        ("nc1_first", "NC1, first layer", "of Z_{L1}", True),
-        ("nc2_last", "NC2, last layer", "of Z_{L-1}", False),
-        ("nc2_first", "NC2, first layer", "of Z_{L1}", False),
-        ("nc3", "NC3", "of Z_{L-1} and W_L", False),
+        ("nc1_last", "NC1, last layer\n$Z_{L-1}$", "within / between variance", True),
+        ("nc1_first", "NC1, first layer\n$Z_{L_1}$", "", True),
+        ("nc2_last", "NC2, last layer\n$Z_{L-1}$", "condition number", False),
+        ("nc2_first", "NC2, first layer\n$Z_{L_1}$", "", False),
+        ("nc3", "NC3\n$Z_{L-1}$ and $W_L$", "mean cosine", False),
     )
     return _against_depth(ends, panels, "linear layers in the head", title, other, names)
 
@@ -138,36 +138,42 @@ def figure3(table, title: str = "", other=None, names: tuple[str, str] = ("this 
     """
     panels = (
         ("balancedness_min", "minimum balancedness", "relative imbalance", False),
-        ("balancedness_mean", "mean balancedness", "relative imbalance", False),
-        ("negativity_min", "minimum negativity", "cut off / whole", False),
-        ("negativity_mean", "mean negativity", "cut off / whole", False),
+        ("balancedness_mean", "mean balancedness", "", False),
+        ("negativity_min", "minimum negativity", "cut off by ReLU / whole", False),
+        ("negativity_mean", "mean negativity", "", False),
     )
     return _against_depth(table, panels, "non-linear layers", title, other, names)
 
 
 def _against_depth(table, panels, xlabel, title, other, names):
+    """One panel a column; those of one quantity share their scale, or a zoom would pass for an effect."""
     import matplotlib.pyplot as plt
     import seaborn as sns
+    from matplotlib import ticker
 
-    colours = sns.color_palette("colorblind")
-    figure, axes = plt.subplots(1, len(panels), figsize=(PAGE, 2.9))
-    several = other is not None
+    figure, axes = plt.subplots(1, len(panels), figsize=(PAGE, 3.0))
+    results = (table,) if other is None else (table, other)
+    styles = list(zip(results, names, sns.color_palette("colorblind"), ("-", "--"), "os", strict=False))
+    first: dict[str, object] = {}
     for axis, (column, name, unit, logarithmic) in zip(axes, panels, strict=True):
-        for number, part in enumerate((table, other) if several else (table,)):
-            style = ("-", "o") if number == 0 else ("--", "s")
-            _band(axis, part, "depth", column, colours[number], style[0], names[number], marker=style[1])
-        axis.set(title=name, ylabel=_mathematics(unit), yscale="log" if logarithmic else "linear")
-        axis.set_xticks(sorted(table["depth"].unique()))
+        same = first.setdefault(column.partition("_")[0], axis)
+        axis.set(yscale="log" if logarithmic else "linear", ylabel=unit)  # before sharey, which does not bring it
+        if same is not axis:
+            axis.sharey(same)
+            axis.tick_params(labelleft=False)
+        for part, result, colour, line, marker in styles:
+            _band(axis, part, "depth", column, colour, line, result, marker)
+        axis.set(title=name, xticks=sorted({depth for part in results for depth in part["depth"]}))
+        if logarithmic:
+            axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+            axis.yaxis.set_minor_locator(ticker.NullLocator())
     figure.supxlabel(xlabel, fontsize=10)
-    if several:
+    if other is not None:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower right", ncols=2)
     figure.suptitle(title)
     return figure
-
-
-def _mathematics(text: str) -> str:
-    return text.replace("Z_{L-1}", "$Z_{L-1}$").replace("Z_{L1}", "$Z_{L_1}$").replace("W_L", "$W_L$")
 
 
 def _layer_name(layer: int, linear: bool) -> str:

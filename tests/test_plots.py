@@ -90,13 +90,17 @@ def test_diverged_runs_and_the_test_set_are_not_drawn():
 
 def test_figure_2_and_5_against_depth():
     figure = plots.figure2(ends(), "quick", ends(depths=(1, 2, 3)), ("quick", "archive"))
-    titles = [axis.get_title() for axis in figure.axes]
+    titles = [axis.get_title().partition("\n")[0] for axis in figure.axes]
     assert titles == ["NC1, last layer", "NC1, first layer", "NC2, last layer", "NC2, first layer", "NC3"]
+    figure.canvas.draw()
+    at = [axis.transAxes.inverted().transform(axis.transData.transform((1, 2)))[1] for axis in figure.axes]
+    assert at[0] == pytest.approx(at[1]) and at[2] == pytest.approx(at[3])  # one scale for one quantity
+    assert figure.axes[2].get_ylim() == figure.axes[3].get_ylim() != figure.axes[0].get_ylim()
     first = figure.axes[0]
     np.testing.assert_allclose(first.lines[0].get_ydata(), np.array([1, 2, 4]) + 0.5)
     assert len(first.lines) == 2
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["quick", "archive"]
-    assert plots.figure5(ends()).axes[0].get_title() == titles[0]
+    assert plots.figure5(ends()).axes[0].get_title() == first.get_title()
     assert figure._supxlabel.get_text() == "linear layers in the head"
 
 
