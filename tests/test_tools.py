@@ -216,10 +216,11 @@ def test_an_error_of_syntax_is_reported_like_any_other(project):
         notebook.refresh("01_a", settings(project))
 
 
-def test_the_profile_and_the_device_reach_the_notebook(project):
+def test_the_profile_and_the_device_reach_the_notebook_alone(project):
     write(project, "01_a", cell("import os\nprint(os.environ['NCUTILS_PROFILE'], os.environ['NCUTILS_DEVICE'])"))
-    into = project / "elsewhere"
+    into, before = project / "elsewhere", dict(os.environ)
     notebook.refresh("01_a", settings(project, profile="paper", device="cuda", into=into))
+    assert dict(os.environ) == before
     assert "paper cuda" in (into / "01_a.ipynb").read_text()
     assert not (project / "book" / "01_a.ipynb").exists()
 

@@ -24,6 +24,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "ncutils"
@@ -375,6 +376,20 @@ def say(name: str, text: str) -> None:
     sys.stdout.flush()
 
 
+def kernel_environment(settings: Settings) -> dict[str, str]:
+    """What the kernel sees besides this process's own environment."""
+    return {
+        "NCUTILS_PROFILE": settings.profile,
+        "NCUTILS_DEVICE": settings.device,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(settings.root), os.environ.get("PYTHONPATH")])),
+        "PYTHONHASHSEED": "0",
+        "TQDM_DISABLE": "1",  # progress bars would end up in the committed outputs
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        "MKL_NUM_THREADS": os.environ.get("MKL_NUM_THREADS", "1"),
+    }
+
+
 def execute(notebook, path: Path, settings: Settings, expected: float | None) -> float:
     """Run the chapter through papermill, in place; returns the wall time."""
     import logging
@@ -395,31 +410,22 @@ def execute(notebook, path: Path, settings: Settings, expected: float | None) ->
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(watch := Watch())
-    os.environ.update(
-        NCUTILS_PROFILE=settings.profile,
-        NCUTILS_DEVICE=settings.device,
-        PYTHONPATH=os.pathsep.join(filter(None, [str(settings.root), os.environ.get("PYTHONPATH")])),
-        PYTHONHASHSEED="0",
-        TQDM_DISABLE="1",  # progress bars would end up in the committed outputs
-        JUPYTER_PREFER_ENV_PATH="1",
-    )
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")
     settings.into.mkdir(parents=True, exist_ok=True)
     (settings.scratch / "failed").mkdir(parents=True, exist_ok=True)
     draft = settings.scratch / "failed" / f"{name}.ipynb"
     progress.start()
     try:
-        result = papermill.execute_notebook(
-            notebook,
-            str(draft),
-            kernel_name="python3",
-            progress_bar=False,
-            log_output=True,
-            cwd=str(settings.into),
-            start_timeout=120,
-            extra_arguments=["--IPKernelApp.log_level=40"],  # no advice about encryption among our lines
-        )
+        with mock.patch.dict(os.environ, kernel_environment(settings)):
+            result = papermill.execute_notebook(
+                notebook,
+                str(draft),
+                kernel_name="python3",
+                progress_bar=False,
+                log_output=True,
+                cwd=str(settings.into),
+                start_timeout=120,
+                extra_arguments=["--IPKernelApp.log_level=40"],  # no advice about encryption among our lines
+            )
     except PapermillExecutionError as error:
         raise ChapterError(_describe(error, notebook.cells, path, settings)) from None
     except DeadKernelError:
