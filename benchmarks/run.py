@@ -117,6 +117,25 @@ def our_steps(network, data, batch: int, precision: str = "float32") -> Callable
     return steps
 
 
+def products_alone(network, data, batch: int) -> Callable[[int], None]:
+    """The matrix products of our step without anything between them: the shapes' own limit on this machine."""
+    trainer, calls = training._trainer(network, data, config_of(batch), [LR], [DECAY]), []
+    mm, accumulate = trainer.mm, trainer.accumulate
+    trainer.mm = lambda a, b, out: (calls.append(lambda: mm(a, b, out=out)), mm(a, b, out=out))
+    trainer.accumulate = lambda v, a, b, **scales: (
+        calls.append(lambda: accumulate(v, a, b, **scales)),
+        accumulate(v, a, b, **scales),
+    )
+    trainer.step(0)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            for call in calls:
+                call()
+
+    return steps
+
+
 def square_product(size: int, device="cpu") -> Callable[[int], None]:
     a, b, c = (torch.randn(size, size, device=device) for _ in range(3))
 
@@ -170,7 +189,7 @@ def step_section(sizes: Sizes, report: Report) -> None:
     data = datasets.load("mnist5k", per_class=sizes.per_class).flat()
     report.title(
         f"One step, one thread: {len(data):,} digits, 5 ReLU + 4 linear layers, and 8 + 1",
-        ("net", "width", "batch", "ours ms", "/ DataLoader", "/ in memory", "sgemm GF/s", "% of it", "% plain"),
+        ("net", "width", "batch", "ours ms", "/ DataLoader", "/ in memory", "sgemm GF/s", "% of it", "% limit", "% plain"),
     )
     for (width, batch), (nonlinear, linear) in [(w, n) for n in ((5, 4), (8, 1)) for w in sizes.widths]:
         batch = min(batch, len(data))
@@ -180,6 +199,7 @@ def step_section(sizes: Sizes, report: Report) -> None:
             {
                 "sgemm": (square_product(sizes.square), 1),
                 "ours": (our_steps(make(), data, batch), fewer),
+                "products": (products_alone(make(), data, batch), fewer),
                 "memory": (in_memory_loop(make(), data, batch), fewer),
                 "loader": (dataloader_loop(make(), data, batch), fewer),
             },
@@ -197,14 +217,17 @@ def step_section(sizes: Sizes, report: Report) -> None:
                 "times_dataloader": seconds["loader"] / seconds["ours"],
                 "times_in_memory": seconds["memory"] / seconds["ours"],
                 "sgemm_gflops": rate / 1e9,
-                # What it computes, against the machine; and what plain back-propagation would have computed.
+                # What it computes, against the machine at large products, and the same for its products alone;
+                # and what plain back-propagation would have computed.
                 "percent_of_sgemm": 100 * our_flops(shape, nonlinear, batch) / seconds["ours"] / rate,
+                "percent_products": 100 * our_flops(shape, nonlinear, batch) / seconds["products"] / rate,
                 "percent_plain": 100 * plain_flops(shape, batch) / seconds["ours"] / rate,
             },
         )
     report.note(
-        "% of it: operations done, over time, against sgemm. % plain: operations that layer-by-layer back-propagation "
-        "needs for the same step; above 100 the step is faster than any such program could be."
+        "% of it: operations done, over time, against sgemm. % limit: the same for the step's matrix products alone, "
+        "nothing between them; small products run slower than large ones. % plain: operations that layer-by-layer "
+        "back-propagation needs for the same step; above 100 the step is faster than any such program could be."
     )
 
 

@@ -122,7 +122,7 @@ def nc3(features: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
         ``(...)`` in [-1, 1]; 1 at collapse.
     """
     features, labels, weight = _checked_with_weight(features, labels, weight)
-    return torch.nn.functional.cosine_similarity(features, weight[..., labels, :], dim=-1).mean(-1)
+    return mean_alignment(features, labels, weight)
 
 
 def nc4(features: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
@@ -137,11 +137,7 @@ def nc4(features: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
         ``(...)`` in [0, 1].
     """
     features, labels, weight = _checked_with_weight(features, labels, weight)
-    means = _means(features, labels)
-    by_network = (features @ weight.mT).argmax(-1)
-    # ||z - m||^2 up to ||z||^2, which is the same for every class; a matrix product instead of N x K differences.
-    by_mean = (means.square().sum(-1).unsqueeze(-2) - 2 * features @ means.mT).argmin(-1)
-    return (by_network == by_mean).double().mean(-1)
+    return agreement(features, _means(features, labels), weight)
 
 
 def balancedness(weight: Tensor, next_weight: Tensor, kind: str = "op") -> Tensor:
@@ -207,10 +203,7 @@ def condition_number(matrix: Tensor, rank: int | None = None) -> Tensor:
         raise ValueError(f"rank must be at least 1; got {rank}")
     if rank > full:
         return torch.full(matrix.shape[:-2], torch.inf, dtype=torch.float64, device=matrix.device)
-    s = torch.linalg.svdvals(matrix)
-    # A singular value at rounding level is a zero: dividing by it would print a meaningless huge number.
-    floor = s[..., 0] * max(matrix.shape[-2:]) * torch.finfo(s.dtype).eps
-    return torch.where(s[..., rank - 1] > floor, s[..., 0] / s[..., rank - 1], torch.inf)
+    return ratio_of_singular_values(singular_values(matrix), matrix.shape, rank)
 
 
 def operator_norm(matrix: Tensor) -> Tensor:
@@ -218,6 +211,35 @@ def operator_norm(matrix: Tensor) -> Tensor:
     matrix = matrix.double()
     gram = matrix.mT @ matrix if matrix.shape[-2] >= matrix.shape[-1] else matrix @ matrix.mT
     return torch.linalg.eigvalsh(gram)[..., -1].clamp(min=0).sqrt()
+
+
+# --- the formulas alone, on arguments known to be right: where many metrics share their parts
+
+
+def mean_alignment(features: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    """:func:`nc3` of float64 arguments, unchecked."""
+    return torch.nn.functional.cosine_similarity(features, weight[..., labels, :], dim=-1).mean(-1)
+
+
+def agreement(features: Tensor, means: Tensor, weight: Tensor) -> Tensor:
+    """:func:`nc4` of float64 features and their class means ``(..., K, d)``, unchecked."""
+    by_network = (features @ weight.mT).argmax(-1)
+    # ||z - m||^2 up to ||z||^2, which is the same for every class; a matrix product instead of N x K differences.
+    by_mean = (means.square().sum(-1).unsqueeze(-2) - 2 * features @ means.mT).argmin(-1)
+    return (by_network == by_mean).double().mean(-1)
+
+
+def singular_values(matrix: Tensor) -> Tensor:
+    """All ``min(m, n)`` of them, largest first, unchecked; LAPACK takes a tall matrix at half the cost of a flat one."""
+    return torch.linalg.svdvals(matrix if matrix.shape[-2] >= matrix.shape[-1] else matrix.mT)
+
+
+def ratio_of_singular_values(s: Tensor, shape: tuple[int, ...], rank: int | None = None) -> Tensor:
+    """:func:`condition_number` of a matrix of this shape from its singular values ``(..., min(m, n))``, unchecked."""
+    smallest = s[..., -1 if rank is None else rank - 1]
+    # A singular value at rounding level is a zero: dividing by it would print a meaningless huge number.
+    floor = s[..., 0] * max(shape[-2:]) * torch.finfo(s.dtype).eps
+    return torch.where(smallest > floor, s[..., 0] / smallest, torch.inf)
 
 
 def _means(features: Tensor, labels: Tensor) -> Tensor:

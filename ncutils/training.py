@@ -148,8 +148,8 @@ def measure_layers(network: MLP | ResNet20, data, step: int) -> list[dict]:
     """The standard measurement: every metric of every dense layer of every run, on ``data`` in evaluation mode.
 
     Returns:
-        One dict per (run, layer): ``run, step, layer, part, nc1, nc2, negativity, condition``, where defined
-        ``balancedness, balancedness_relative`` (between this layer and the next) and, at layer L-1, ``nc3, nc4``;
+        One dict per (run, layer): ``run, step, layer, part, nc1, nc2, condition``, where defined ``negativity`` (layers
+        with an activation), ``balancedness, balancedness_relative`` (this layer and the next), ``nc3, nc4`` (layer L-1);
         and repeated on each row the run's ``loss`` (data term, per sample), ``error`` (||f(X) - Y||_F), ``accuracy``.
     """
     was_training = network.training
@@ -189,31 +189,35 @@ def _measure_block(network, weights: list[Tensor], z: Tensor, data) -> list[dict
     """Per layer its metrics, each ``(R,)``: those of :mod:`ncutils.metrics`, their common parts computed once."""
     labels, classes = data.y, data.num_classes
     one_hot = torch.nn.functional.one_hot(labels, classes).double()
-    norms = [metrics.operator_norm(w).square() for w in weights]
+    exact = [w.double() for w in weights]
+    singular = [metrics.singular_values(w) for w in exact]
+    norms = [s[..., 0].square() for s in singular]
     columns = []
     for index, weight in enumerate(weights):
+        curved = index < network.num_nonlinear
         pre = z @ weight.mT
-        z = network.activate(pre) if index < network.num_nonlinear else pre
+        z = network.activate(pre) if curved else pre
         post = z.double()
         if not torch.isfinite(pre.sum()):
             metrics.negativity(pre)  # says how many are NaN or infinite; here one sum does instead of a look at each
         if index == 0:
             metrics.class_means(post[:1], labels)  # refuses labels that are not 0..K-1, once for all layers
         means = (one_hot / one_hot.sum(0)).mT @ post
-        within = (post - means[:, labels]).square().sum((-2, -1)) / len(labels)
+        within = torch.linalg.matrix_norm(post - means[:, labels]).square() / len(labels)
         between = (means - means.mean(-2, keepdim=True)).square().sum((-2, -1)) / classes
         column = {
             "nc1": within / between,
             "nc2": metrics.condition_number(means, rank=classes),
-            "negativity": metrics.operator_norm(pre.clamp(max=0)) / metrics.operator_norm(pre),
-            "condition": metrics.condition_number(weight),
+            "condition": metrics.ratio_of_singular_values(singular[index], weight.shape),
         }
+        if curved:
+            column["negativity"] = metrics.operator_norm(pre.clamp(max=0)) / metrics.operator_norm(pre)
         if index + 1 < len(weights):
-            column["balancedness"] = metrics.balancedness(weight, weights[index + 1])
+            column["balancedness"] = metrics.balancedness(exact[index], exact[index + 1])
             column["balancedness_relative"] = column["balancedness"] / torch.maximum(norms[index], norms[index + 1])
         if index == len(weights) - 2:
-            column["nc3"] = metrics.nc3(post, labels, weights[-1])
-            column["nc4"] = metrics.nc4(post, labels, weights[-1])
+            column["nc3"] = metrics.mean_alignment(post, labels, exact[-1])
+            column["nc4"] = metrics.agreement(post, means, exact[-1])
         columns.append(column)
     error = torch.linalg.matrix_norm(post - one_hot)
     accuracy = (post.argmax(-1) == labels).double().mean(-1)
