@@ -189,7 +189,7 @@ def step_section(sizes: Sizes, report: Report) -> None:
     data = datasets.load("mnist5k", per_class=sizes.per_class).flat()
     report.title(
         f"One step, one thread: {len(data):,} digits, 5 ReLU + 4 linear layers, and 8 + 1",
-        ("net", "width", "batch", "ours ms", "/ DataLoader", "/ in memory", "sgemm GF/s", "% of it", "% limit", "% plain"),
+        ("net", "width", "batch", "ours ms", "/ DataLoader", "/ in memory", "sgemm GF/s", "% of it", "limit", "% plain"),
     )
     for (width, batch), (nonlinear, linear) in [(w, n) for n in ((5, 4), (8, 1)) for w in sizes.widths]:
         batch = min(batch, len(data))
@@ -225,7 +225,7 @@ def step_section(sizes: Sizes, report: Report) -> None:
             },
         )
     report.note(
-        "% of it: operations done, over time, against sgemm. % limit: the same for the step's matrix products alone, "
+        "% of it: operations done, over time, against sgemm. limit: the same for the step's matrix products alone, "
         "nothing between them; small products run slower than large ones. % plain: operations that layer-by-layer "
         "back-propagation needs for the same step; above 100 the step is faster than any such program could be."
     )

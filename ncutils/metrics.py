@@ -230,7 +230,7 @@ def agreement(features: Tensor, means: Tensor, weight: Tensor) -> Tensor:
 
 
 def singular_values(matrix: Tensor) -> Tensor:
-    """All ``min(m, n)`` of them, largest first, unchecked; LAPACK takes a tall matrix at half the cost of a flat one."""
+    """All ``min(m, n)`` of them, largest first, unchecked; a tall matrix costs LAPACK half of a flat one."""
     return torch.linalg.svdvals(matrix if matrix.shape[-2] >= matrix.shape[-1] else matrix.mT)
 
 

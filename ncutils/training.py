@@ -148,8 +148,8 @@ def measure_layers(network: MLP | ResNet20, data, step: int) -> list[dict]:
     """The standard measurement: every metric of every dense layer of every run, on ``data`` in evaluation mode.
 
     Returns:
-        One dict per (run, layer): ``run, step, layer, part, nc1, nc2, condition``, where defined ``negativity`` (layers
-        with an activation), ``balancedness, balancedness_relative`` (this layer and the next), ``nc3, nc4`` (layer L-1);
+        One dict per (run, layer): ``run, step, layer, part, nc1, nc2, condition``, where defined ``negativity`` (ReLU
+        layers), ``balancedness, balancedness_relative`` (this layer and the next), ``nc3, nc4`` (layer L-1);
         and repeated on each row the run's ``loss`` (data term, per sample), ``error`` (||f(X) - Y||_F), ``accuracy``.
     """
     was_training = network.training
