@@ -189,7 +189,7 @@ def step_section(sizes: Sizes, report: Report) -> None:
     data = datasets.load("mnist5k", per_class=sizes.per_class).flat()
     report.title(
         f"One step, one thread: {len(data):,} digits, 5 ReLU + 4 linear layers, and 8 + 1",
-        ("net", "width", "batch", "ours ms", "/ DataLoader", "/ in memory", "sgemm GF/s", "% of it", "limit", "% plain"),
+        ("net", "width", "batch", "ours ms", "/ DataLoader", "/ in memory", "GF/s", "% of it", "limit", "% plain"),
     )
     for (width, batch), (nonlinear, linear) in [(w, n) for n in ((5, 4), (8, 1)) for w in sizes.widths]:
         batch = min(batch, len(data))
