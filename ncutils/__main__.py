@@ -73,7 +73,7 @@ def _sizes(parser) -> None:
     parser.add_argument(
         "--profile",
         choices=experiments.PROFILES,
-        help="quick (default): minutes on a CPU; cores: full MNIST on a CPU; paper: the paper's size, for a GPU",
+        help="quick (default): minutes on a CPU; cores: what two CPU cores can; paper: the paper's size, for a GPU",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cpu")
 

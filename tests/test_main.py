@@ -111,11 +111,6 @@ def test_words_it_does_not_know(arguments, words, capsys):
     assert words in capsys.readouterr().err
 
 
-def test_a_profile_that_a_figure_does_not_have(capsys):
-    assert main(["run", "5", "--profile", "cores"]) == 2
-    assert "figure 5 has the profiles quick, paper; got 'cores'" in capsys.readouterr().err
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 @pytest.mark.parametrize("arguments", [["run", "3", "--device", "cuda"], ["cost", "3", "--device", "cuda"], ["paper"]])
 def test_no_gpu(arguments, capsys):
