@@ -35,7 +35,7 @@ help:
 	@echo 'make book        install into .venv, execute every notebook, build the pages, print where they are'
 	@echo 'make test        lint, the test suite, and every committed notebook re-executed and compared (nbval)'
 	@echo 'make html        the pages from the committed outputs, nothing executed (seconds)'
-	@echo 'make notebooks   refresh the committed outputs; one chapter: make notebook NAME=03_descent'
+	@echo 'make notebooks   refresh the committed outputs; one chapter: make notebook NAME=03_gradient_descent'
 	@echo 'make data        download the full MNIST and CIFAR-10 into data/ (the default needs no download)'
 	@echo 'make paper       the experiments at the size of the paper (a GPU: DEVICE=cuda)'
 	@echo 'make bench       side-by-side timings     make lint    ruff     make clean   remove _build'
@@ -80,7 +80,7 @@ notebooks: venv
 	@$(MAKE) execute INTO=book
 
 notebook: venv
-	@test -n "$(NAME)" || { echo 'which one? make notebook NAME=03_descent' >&2; exit 2; }
+	@test -n "$(NAME)" || { echo 'which one? make notebook NAME=03_gradient_descent' >&2; exit 2; }
 	@$(RUN) $(NAME)
 
 # Bring every notebook of INTO up to date: JOBS side by side, longest first, the ledger after all the others.

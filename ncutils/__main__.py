@@ -84,7 +84,7 @@ def _engine(parser) -> None:
         choices=experiments.BACKENDS,
         default="loky",
         help="loky (default): processes here; ray, dask: the cluster of $RAY_ADDRESS or $DASK_SCHEDULER_ADDRESS, "
-        "or workers here; each needs its package, pip install 'ncutils[ray]'",
+        "or workers here; each needs its package, pip install '.[ray]'",
     )
     parser.add_argument("--jobs", type=int, help="cells at a time; default: one for each CPU, one on a GPU")
     parser.add_argument(

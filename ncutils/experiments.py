@@ -187,10 +187,11 @@ class Specification:
         kind = "ResNet20" if self.network == "resnet20" else "MLP"
         layers = f"ReLU layers {_listed(self.nonlinear)}, linear layers {_listed(self.linear)}"
         decays = _listed(self.weight_decay) + " / depth" * self.weight_decay_over_depth
-        test = f", measured on {self.test_samples:,} test samples too" * bool(self.test_samples)
+        own = f", measured on {self.measured:,} of them" if self.measured else ", measured on all of them"
+        test = f" and {self.test_samples:,} test samples" * bool(self.test_samples)
         lines = [
             f"Figure {self.figure}, profile {self.profile}: {self.shows}",
-            f"  data      {self._data()}{test}",
+            f"  data      {self._data()}{own}{test}",
             f"  network   {kind}, {layers}, width {self.width}",
             f"  runs      lr {_listed(self.lr)} x weight decay {decays} x {self.seeds} seeds: {self.runs} in all",
             f"  schedule  {self.epochs:,} epochs of {self.samples // self.batch_size} steps, batch {self.batch_size}, "
@@ -468,7 +469,8 @@ def _import(module: str, extra: str):
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f'backend {extra!r} needs the package: pip install "ncutils[{extra}]" ({error})') from error
+        wanted = f'pip install ".[{extra}]" in a checkout'
+        raise ValueError(f"backend {extra!r} needs the package: {wanted} ({error})") from error
 
 
 def _tidy(spec: Specification, cells: list[Cell], frames: list, device: str):

@@ -40,8 +40,8 @@ __all__ = [
     "theorem_5_2_posteriori",
 ]
 
-# arccosh(1 + t) ≈ √(2t): a rounding error of 1e-16 in g is one of 1e-8 in the certificate of a perfect head.
-ARCCOSH_TOLERANCE = 1e-7
+# arccosh(1 + t) ≈ √(2t): what rounds g^{K/2} at 1e-16 shows at 1e-8 in the certificate of a perfect head.
+GAIN_ROUNDING = 1e-15
 # A linear head's kernel is assembled densely up to this order; Lanczos, ten times faster at order 640, beyond.
 DENSE_ORDER = 128
 
@@ -95,6 +95,11 @@ def _arccosh_of_power(log_g: Tensor, exponent: float) -> Tensor:
     return x + torch.log1p(torch.sqrt(-torch.expm1(-2 * x)))
 
 
+def _arccosh_rounding(head: LinearHead) -> float:
+    """What rounding in g makes of arccosh(g^{K/2}) at g = 1: a relative tolerance, to be taken L2 times."""
+    return max(1e-7, 2 * math.sqrt(head.num_classes * GAIN_ROUNDING))
+
+
 def proposition_5_1_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     """(κ(A), its certificate)."""
     k, depth = head.num_classes, head.depth
@@ -125,7 +130,7 @@ def proposition_5_1(weights: Sequence[Tensor], features: Tensor, y: Tensor, form
     head = as_head(weights, features, y)
     hypotheses = (_full_rank_output(head),) if form == "sharp" else (head.error_below(head.label_scale, "s_K(Y)"),)
     sides = proposition_5_1_sides(head, form)
-    tolerance = ARCCOSH_TOLERANCE if form == "sharp" else RELATIVE_TOLERANCE
+    tolerance = head.depth * _arccosh_rounding(head) if form == "sharp" else RELATIVE_TOLERANCE
     return Check("Proposition 5.1", "kappa_head", form, hypotheses, *sides, "<=", tolerance)
 
 
@@ -172,7 +177,7 @@ def theorem_5_2_posteriori(weights: Sequence[Tensor], features: Tensor, y: Tenso
     head = as_head(weights, features, y)
     sides = theorem_5_2_posteriori_sides(head)
     hypotheses = (_full_rank_output(head),)
-    return Check("Theorem 5.2 (last layer)", "kappa_W_L", "sharp", hypotheses, *sides, "<=", ARCCOSH_TOLERANCE)
+    return Check("Theorem 5.2 (last layer)", "kappa_W_L", "sharp", hypotheses, *sides, "<=", _arccosh_rounding(head))
 
 
 # --- near-minimisers
@@ -223,9 +228,12 @@ def theorem_5_2_a_priori(
     head = as_head(weights, features, y)
     measured, bound, error = theorem_5_2_a_priori_sides(head, nonlinear_weights, x, weight_decay)
     narrowest = min(w.shape[1] for w in head.weights)
+    # what |σ(t)| ≤ |t| and Z_{L1} coming from x are used for, and all that they are used for
+    reach = x.to(torch.float64).norm() * math.prod(float(w.to(torch.float64).norm()) for w in nonlinear_weights)
     hypotheses = (
         Hypothesis("ε1² = λ(c + K L2 + δ) < N/K", error, head.label_scale**2, "<"),
         Hypothesis("head widths ≥ K", narrowest, head.num_classes, ">="),
+        Hypothesis("‖Z_{L1}‖_F ≤ ‖X‖_F ∏‖W_ℓ‖_F", head.features.norm(), reach * (1 + 1e-12), "<="),
     )
     return Check("Theorem 5.2 (a priori)", "kappa_head", "simple", hypotheses, measured, bound, "<=")
 

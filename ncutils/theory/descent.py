@@ -137,21 +137,23 @@ def balancedness_flow(trajectory: Trajectory, tolerance: float = THREE_DIGITS) -
     if trajectory.step_size is not None:
         raise ValueError("trajectory: got gradient descent, expected a flow; see balancedness_step")
     first = imbalances(trajectory.weights(0), trajectory.objective.num_nonlinear)
-    scale = max(float(np.linalg.norm(d)) for d in first)
+    scales = [float(np.linalg.norm(d)) for d in first]
     worst = 0.0
     for i, t in enumerate(trajectory.times):
         decay = math.exp(-2 * trajectory.objective.weight_decay * t)
         now = imbalances(trajectory.weights(i), trajectory.objective.num_nonlinear)
-        gap = max(float(np.linalg.norm(d - decay * d0)) for d, d0 in zip(now, first, strict=True))
-        worst = max(worst, gap / (decay * scale))
-    hypotheses = (Hypothesis("max ‖D_ℓ(0)‖_F > 0", scale, 0.0, ">"),)
+        for d, d0, scale in zip(now, first, scales, strict=True):
+            gap = float(np.linalg.norm(d - decay * d0))
+            worst = max(worst, gap / (decay * scale) if scale else math.inf * gap if gap else 0.0)
+    hypotheses = (Hypothesis("min ‖D_ℓ(0)‖_F > 0", min(scales), 0.0, ">"),)
     return Check("Balancedness lemma (flow)", "imbalance", "exact", hypotheses, worst, tolerance, "<=")
 
 
 def balancedness_stationary(objective: Objective, weights: Sequence) -> Check:
     """Balancedness lemma, stationary points: λD_ℓ = W_{ℓ+1}ᵀ∇_{ℓ+1}C_λ − ∇_ℓC_λ W_ℓᵀ at *every* point.
 
-    So max‖D_ℓ‖_op ≤ max (‖W_{ℓ+1}‖‖∇_{ℓ+1}C_λ‖ + ‖∇_ℓC_λ‖‖W_ℓ‖)/λ, whatever the optimiser: zero where the gradient is.
+    So ‖D_ℓ‖_op ≤ (‖W_{ℓ+1}‖‖∇_{ℓ+1}C_λ‖ + ‖∇_ℓC_λ‖‖W_ℓ‖)/λ for each ℓ, whatever the optimiser: zero where the gradient
+    is. The check holds the layer that uses up most of its bound.
     """
     weights = objective.arrays(weights)
     gradients = objective.gradients(weights)
@@ -161,7 +163,7 @@ def balancedness_stationary(objective: Objective, weights: Sequence) -> Check:
         w, v, g, h = (op_norm(a) for a in (weights[l], weights[l + 1], gradients[l], gradients[l + 1]))
         measured = op_norm(weights[l + 1].T @ weights[l + 1] - weights[l] @ weights[l].T)
         rows.append((measured, (v * h + g * w) / decay if decay else math.inf))
-    measured, bound = (max(column) for column in zip(*rows, strict=True))
+    measured, bound = max(rows, key=lambda row: row[0] / row[1] if row[1] else math.inf)
     hypotheses = (Hypothesis("λ > 0", decay, 0.0, ">"),)
     return Check("Balancedness lemma (stationary)", "imbalance", "simple", hypotheses, measured, bound, "<=")
 
@@ -717,6 +719,7 @@ def theorem_4_4_fitting(phase: TwoPhase, trajectory: Trajectory) -> Check:
     """
     hypotheses, excess = _along(phase, trajectory)
     seen = np.flatnonzero((excess > 0) & (trajectory.times > 0))
+    hypotheses += (Hypothesis("recorded times t > 0 with V > 0", len(seen), 1, ">="),)
     rates = np.log(phase.excess / excess[seen]) / trajectory.times[seen]
     eta = trajectory.step_size
     bound = phase.rate if eta is None else phase.rate_per_step(eta) / eta
@@ -737,6 +740,7 @@ def theorem_4_4_error(phase: TwoPhase, trajectory: Trajectory) -> Check:
     """Fitting: ‖E‖_F ≤ 2√(λm) ≤ ε1 for ever after t_1 (k_1 steps)."""
     hypotheses, _ = _along(phase, trajectory)
     late = _after_fitting(phase, trajectory)
+    hypotheses += (_fitted(phase, trajectory),)
     measured = float(trajectory.errors[late].max(initial=0.0))
     return Check("Theorem 4.4 (error)", "error", "simple", hypotheses, measured, phase.fitted_error(), "<=", 1e-6)
 
@@ -758,6 +762,7 @@ def theorem_4_4_balancing(phase: TwoPhase, trajectory: Trajectory) -> Check:
         bounds = max(phase.imbalances) * np.exp(-2 * phase.weight_decay * trajectory.times)
     else:
         late = _after_fitting(phase, trajectory)
+        hypotheses += (_fitted(phase, trajectory),)
         bounds = np.array([phase.descent_imbalance(int(k), eta) for k in trajectory.steps])
     if not len(late):
         return Check("Theorem 4.4 (balancing)", "imbalance", "simple", hypotheses, math.nan, math.nan, "<=")
@@ -781,10 +786,10 @@ def theorem_4_4_nc1(phase: TwoPhase, trajectory: Trajectory, form: str = "sharp"
     else:
         steps = int(trajectory.steps[-1])
         slack, imbalance = phase.slack_after(steps, eta), phase.descent_imbalance(steps, eta)
-    done = Hypothesis("t ≥ t_1" if eta is None else "k ≥ k_1", *_clock(phase, trajectory), ">=")
     bound = phase.nc1_bound(imbalance, form, slack)
     measured = float(trajectory.nc1[-1])
-    return Check("Theorem 4.4 (NC1, a priori)", "nc1", form, (*hypotheses, done), measured, bound, "<=")
+    hypotheses += (_fitted(phase, trajectory),)
+    return Check("Theorem 4.4 (NC1, a priori)", "nc1", form, hypotheses, measured, bound, "<=")
 
 
 def _along(phase: TwoPhase, trajectory: Trajectory) -> tuple[tuple[Hypothesis, ...], np.ndarray]:
@@ -792,6 +797,13 @@ def _along(phase: TwoPhase, trajectory: Trajectory) -> tuple[tuple[Hypothesis, .
     decay = trajectory.objective.weight_decay
     if not math.isclose(phase.weight_decay, decay, rel_tol=1e-6):
         raise ValueError(f"phase: got constants for λ = {phase.weight_decay:g}, expected {decay:g}, the trajectory's")
+    start = TwoPhase.at(trajectory.objective, trajectory.weights(0))
+    for name in ("norm", "data_cost", "gamma", "num_nonlinear", "input_frobenius"):
+        ours, theirs = getattr(phase, name), getattr(start, name)
+        if not math.isclose(ours, theirs, rel_tol=1e-6, abs_tol=1e-12):
+            raise ValueError(
+                f"phase: got constants of another start, {name} = {ours:g}; expected {theirs:g}, the trajectory's"
+            )
     if trajectory.step_size is None:
         hypotheses = phase.hypotheses("flow")
     else:
@@ -803,10 +815,11 @@ def _along(phase: TwoPhase, trajectory: Trajectory) -> tuple[tuple[Hypothesis, .
     return hypotheses, trajectory.costs - decay * phase.m
 
 
-def _clock(phase: TwoPhase, trajectory: Trajectory) -> tuple[float, float]:
+def _fitted(phase: TwoPhase, trajectory: Trajectory) -> Hypothesis:
+    """The run lasts beyond the fitting phase."""
     if trajectory.step_size is None:
-        return float(trajectory.times[-1]), phase.t1
-    return float(trajectory.steps[-1]), float(phase.k1(trajectory.step_size))
+        return Hypothesis("t ≥ t_1", float(trajectory.times[-1]), phase.t1, ">=")
+    return Hypothesis("k ≥ k_1", float(trajectory.steps[-1]), float(phase.k1(trajectory.step_size)), ">=")
 
 
 def _after_fitting(phase: TwoPhase, trajectory: Trajectory) -> np.ndarray:

@@ -6,7 +6,7 @@ Four parts (NC1, conditioning, NC2, NC3) and the telescoping lemma behind the se
 * ``"paper"``: the paper's ingredients only (ε1, ε2, one radius r for every norm, a bound on the head's
   condition number). For NC1 this is the paper's formula up to one factor 2, inferred from its threshold on ε1.
   For the other parts the paper's constants are not known here and the formula is a reconstruction;
-* ``"simple"``: this project's explicit constants, each norm measured on its own;
+* ``"simple"``: this project's explicit constants, each norm measured on its own (NC1: still one radius r);
 * ``"sharp"``: the same argument with nothing thrown away that can be measured.
 
 Everything is float64. Features are rows, ``(N, n)``; weights are ``(out, in)``, first linear layer first. Both
@@ -409,9 +409,9 @@ def nc2_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
 def theorem_3_1_nc2(weights: Sequence[Tensor], features: Tensor, y: Tensor, form: str = "sharp") -> Check:
     """Theorem 3.1, part 3: the class means of Z_{L−1} are nearly orthogonal and of equal length.
 
-    * simple: NC2 ≤ [(1+δ1)κ(W_L) + ‖W_L‖‖Z_{L−2}‖√(ε2K/N)]/(1−δ1), δ1 = ε1√(K/N) < 1;
-    * sharp: NC2 ≤ √(((1+δ)κ(W_L))² + s_1(W_L)²ε2‖Z̄_{L−2}‖²)/(1−δ), δ = ‖Ē‖_op < 1, with ε2 = ‖D_{L−1}‖;
-    * paper (reconstructed): the simple form with part 2's bound for κ(W_L) and r for both norms.
+    * simple: NC2 ≤ [(1+δ1)κ(W_L) + ‖W_L‖‖Z_{L−2}‖√(‖D_{L−1}‖K/N)]/(1−δ1), δ1 = ε1√(K/N) < 1;
+    * sharp: NC2 ≤ √(((1+δ)κ(W_L))² + s_1(W_L)²‖D_{L−1}‖‖Z̄_{L−2}‖²)/(1−δ), δ = ‖Ē‖_op < 1;
+    * paper (reconstructed): the simple form with part 2's bound for κ(W_L), r for both norms and ε2 for ‖D_{L−1}‖.
 
     Arguments as in :func:`theorem_3_1_nc1`.
     """
@@ -457,11 +457,11 @@ def nc3_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
 def theorem_3_1_nc3(weights: Sequence[Tensor], features: Tensor, y: Tensor, form: str = "sharp") -> Check:
     """Theorem 3.1, part 4: samples of Z_{L−1} point along the row of W_L that belongs to their class.
 
-    * simple: NC3 ≥ (1 − ε1/√N)·2κ/(κ²+1) − (κε1 + ‖W_L‖‖Z_{L−2}‖√(n_{L−1}ε2))/√N, κ = κ(W_L), rank W_L = K;
+    * simple: NC3 ≥ (1 − ε1/√N)·2κ/(κ²+1) − (κε1 + ‖W_L‖‖Z_{L−2}‖√(n_{L−1}‖D_{L−1}‖))/√N, κ = κ(W_L), rank W_L = K;
     * sharp: the mean over samples of e/√((e a_c + ‖W_c‖‖E_i′‖/s_K(W_L))² + ‖W_c‖²‖P⊥z_i‖²), where e = 1 + E_ci is the
       output for the own class, E_i′ the error in the other classes and a_c = ‖W_c‖‖W_L⁺e_c‖; −1 for a sample with
       e ≤ 0;
-    * paper (reconstructed): the simple form with part 2's bound for κ(W_L) and r for both norms.
+    * paper (reconstructed): the simple form with part 2's bound for κ(W_L), r for both norms and ε2 for ‖D_{L−1}‖.
 
     Arguments as in :func:`theorem_3_1_nc1`.
     """

@@ -110,7 +110,13 @@ def by_numpy(model, x, y):
     g = total / (k * depth) * math.exp(-2 * gain / (k * depth))
     star = g ** (k / 2) + math.sqrt(g**k - 1)
     v = sum(gaps) * op(z1) ** 2 / sv(zs[-1])[k - 1] ** 2
-    rows["kappa_W_L", "sharp"] = kappa, math.sqrt((1 + v) * star**2 + v)
+    posteriori, eta = math.sqrt((1 + v) * star**2 + v), 0.0
+    for m in range(1, depth):  # the sharp telescoping error
+        inner = max(op(w[m - 1]), op(w[m])) ** (2 * (m - 1))
+        eta += m * inner * gaps[m - 1] * math.prod(op(q) ** 2 for q in w[m:])
+    left = sa[k - 1] ** 2 - eta
+    telescoped = ((sa[0] ** 2 + eta) / left) ** (1 / (2 * depth)) if left > 0 else math.inf
+    rows["kappa_W_L", "sharp"] = kappa, min(posteriori, telescoped)
     # NC2
     nc2, delta1, delta = op(m1) / sv(m1)[k - 1], e1 * math.sqrt(k / n), op(means(error))
     top = (1 + delta1) * paper + r**2 * math.sqrt(e2 * k / n)

@@ -255,7 +255,17 @@ def test_initialisation_meets_4_3_and_a_large_w2_does_not(centrepiece):
     weights[1] = weights[1] * 1e3
     broken = TwoPhase.at(trajectory.objective, weights, 0.6)
     assert not any(broken.assumption_4_3(form).holds for form in ("paper", "simple", "sharp"))
-    assert theorem_4_4_fitting(broken, trajectory).holds is None
+    assert not all(h.holds for h in broken.hypotheses())
+    with pytest.raises(ValueError, match="constants of another start, norm = "):
+        theorem_4_4_fitting(broken, trajectory)
+
+
+def test_a_run_that_ends_before_the_phase_says_nothing_of_it(centrepiece):
+    phase, trajectory = centrepiece
+    short = flow(trajectory.objective, trajectory.weights(0), [0, 1e-5 * phase.t1])
+    found = {check.statement: check.holds for check in theorem_4_4(phase, short)}
+    assert found["Theorem 4.4 (error)"] is None and found["Theorem 4.4 (NC1, a priori)"] is None
+    assert found["Theorem 4.4 (fitting)"] and found["Theorem 4.4 (path)"] and found["Theorem 4.4 (norm)"]
 
 
 def test_sharp_initial_condition_is_weaker_than_the_simple_one():
