@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -129,6 +130,7 @@ def _module_file(root: Path, module: str) -> Path | None:
     return None
 
 
+@functools.cache
 def _lazy_exports(root: Path, package: str) -> dict[str, str]:
     """Names that `package/__init__.py` maps to modules in a literal dictionary (PEP 562 lazy exports).
 
@@ -217,8 +219,33 @@ def _named_folders(tree: ast.AST) -> set[str]:
     return {folder for word, folder in DATA_FOLDERS.items() if word in words}
 
 
+@functools.cache
+def _module_facts(root: Path, name: str) -> tuple[frozenset[str], frozenset[str]]:
+    """What a module of the package imports, and the data folders that it names."""
+    tree = _parse(_module_file(root, name).read_text(encoding="utf-8"))
+    code = tree
+    # An __init__ that exports lazily imports nothing by itself: its strings are names, not imports.
+    if _lazy_exports(root, name):
+        code = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+    return frozenset(_direct_imports(code, root, name)), frozenset(_named_folders(tree))
+
+
+_seen: dict[Path, list] = {}
+
+
+def _forget_what_changed(root: Path) -> None:
+    """Reading all modules for every chapter takes seconds: what was read stands until a file of the package changes."""
+    files = sorted((root / PACKAGE).rglob("*.py"))
+    now = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+    if _seen.get(root) != now:
+        _lazy_exports.cache_clear()
+        _module_facts.cache_clear()
+        _seen[root] = now
+
+
 def dependencies(code: str, root: Path = ROOT) -> list[Path]:
     """Files whose contents can change what `code` prints: modules reached through imports, data they name."""
+    _forget_what_changed(root)
     tree = _parse(code)
     folders = _named_folders(tree)
     waiting, modules = sorted(_direct_imports(tree, root)), {}
@@ -228,14 +255,9 @@ def dependencies(code: str, root: Path = ROOT) -> list[Path]:
             if name in modules or (file := _module_file(root, name)) is None:
                 continue
             modules[name] = file
-            inner = _parse(file.read_text(encoding="utf-8"))
-            folders |= _named_folders(inner)
-            # An __init__ that exports lazily imports nothing by itself: its strings are names, not imports.
-            if not _lazy_exports(root, name):
-                waiting.extend(_direct_imports(inner, root, name))
-            else:
-                plain = [node for node in inner.body if isinstance(node, ast.Import | ast.ImportFrom)]
-                waiting.extend(_direct_imports(ast.Module(body=plain, type_ignores=[]), root, name))
+            imports, named = _module_facts(root, name)
+            folders |= named
+            waiting.extend(sorted(imports))
     files = set(modules.values())
     for folder in folders:
         files.update(path for path in (root / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
@@ -424,7 +446,7 @@ def execute(notebook, path: Path, settings: Settings, expected: float | None) ->
                 log_output=True,
                 cwd=str(settings.into),
                 start_timeout=120,
-                extra_arguments=["--IPKernelApp.log_level=40"],  # no advice about encryption among our lines
+                extra_arguments=["--IPKernelApp.log_level=50"],  # no advice about encryption among our lines
             )
     except PapermillExecutionError as error:
         raise ChapterError(_describe(error, notebook.cells, path, settings)) from None
