@@ -50,6 +50,7 @@ __all__ = [
     "archived",
     "class_means",
     "cost",
+    "duration",
     "final",
     "flow_time",
     "head_ends",
@@ -599,7 +600,7 @@ class Cost:
         return (
             f"figure {self.figure}, profile {self.profile}: {self.runs} runs in {self.cells} cells "
             f"({self.cells_on_disk} on disk), {self.run_steps:,} training steps, {self.flops:.1e} flop, "
-            f"about {_duration(self.seconds)} of one worker ({self.device})"
+            f"about {duration(self.seconds)} of one worker ({self.device})"
         )
 
 
@@ -674,7 +675,8 @@ def _step_flops(cell: Cell) -> float:
     return counter.get_total_flops()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in the unit that fits it, e.g. ``"1.6 h"``."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"
@@ -717,7 +719,6 @@ def archive(figure: str, profile: str | None = None, folder: str | os.PathLike |
         if (path := folder / f"{figure}-{candidate}.parquet").exists():
             break
     else:
-        specification(figure, profile or "quick")
         wanted = " or ".join(f"`python -m ncutils run {figure} --profile {p}`" for p in candidates if p != "quick")
         raise FileNotFoundError(f"no archived result of figure {figure} in {folder.name}/; make it with {wanted}")
     about = path.with_suffix(".json")

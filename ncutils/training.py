@@ -335,9 +335,8 @@ def _measure_finite(measure, network, data, step, failed, trainer) -> list[dict]
         failed.update({run: Divergence(run, step, math.inf) for run in exploded})
     finite = [run for run in range(network.num_runs) if run not in failed]
     rows = []
-    if (
-        finite
-    ):  # one call for all: in the place of a diverged run stands a copy of a finite one, for as long as it takes
+    if finite:
+        # One call for all: in the place of a diverged run stands a copy of a finite one, for as long as it takes.
         for weight in network.weights:
             weight.data[list(failed)] = weight.data[finite[0]]
         rows = [row for row in measure(network, data, step) if row["run"] in finite]

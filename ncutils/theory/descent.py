@@ -165,7 +165,7 @@ def balancedness_stationary(objective: Objective, weights: Sequence) -> Check:
         w, v, g, h = (op_norm(a) for a in (weights[l], weights[l + 1], gradients[l], gradients[l + 1]))
         measured = op_norm(weights[l + 1].T @ weights[l + 1] - weights[l] @ weights[l].T)
         rows.append((measured, (v * h + g * w) / decay if decay else math.inf))
-    measured, bound = max(rows, key=lambda row: row[0] / row[1] if row[1] else math.inf)
+    measured, bound = max(rows, key=lambda row: row[0] / row[1] if row[1] else math.inf if row[0] else 0.0)
     hypotheses = (Hypothesis("λ > 0", decay, 0.0, ">"),)
     return Check("Balancedness lemma (stationary)", "imbalance", "simple", hypotheses, measured, bound, "<=")
 

@@ -207,6 +207,27 @@ def test_a_priori_is_silent_at_large_weight_decay_and_refuses_none():
         theorem_5_2_a_priori(head, features_of(nonlinear, x), y, weight_decay=0.0, **keywords)
 
 
+def test_a_priori_is_silent_where_the_features_do_not_come_from_the_inputs():
+    """σ(t) = 100t is no activation of the theorem; its features would refute the bound."""
+    x, eye = 0.01 * torch.eye(2).double(), torch.eye(2).double()
+    check = theorem_5_2_a_priori([eye, eye], eye, torch.arange(2), nonlinear_weights=[eye], x=x, weight_decay=0.01)
+    assert check.measured > check.bound and check.holds is None
+    assert [h.name for h in check.hypotheses if not h.holds] == ["‖Z_{L1}‖_F ≤ ‖X‖_F ∏‖W_ℓ‖_F"]
+
+
+@pytest.mark.parametrize("depth", [2, 8, 16, 32])
+def test_rounding_is_no_violation_on_a_perfect_deep_head(depth):
+    """κ(A) − 1 is of the order of √(rounding) times the depth, where g rounds to 1 exactly."""
+    layer = torch.eye(10).double()
+    layer[0, 0], layer[9, 9] = 1 + 1e-8, 1 - 1e-8
+    y = torch.arange(10)
+    features = torch.linalg.inv(torch.linalg.matrix_power(layer, depth)).T
+    assert proposition_5_1([layer] * depth, features, y).holds
+    assert theorem_5_2_posteriori([layer] * depth, features, y).holds
+    # The tolerance stays far below anything that a head can differ by.
+    assert proposition_5_1([layer] * depth, features, y).tolerance < 1e-5
+
+
 def test_trivial_solution_wins_beyond_a_depth():
     assert optimal_scale(0.01, 99) == pytest.approx(0.99, abs=5e-3)
     assert optimal_scale(0.01, 101) == 0.0

@@ -209,6 +209,22 @@ def test_flow_law_to_three_digits(centrepiece):
     assert balancedness_flow(wrong).holds is False
 
 
+def test_a_small_layer_cannot_hide_behind_a_large_one(monkeypatch):
+    objective = Objective(general_position(6, 8), labels(6, 3), 1, 0.1)
+    weights = [w.numpy() for w in map(torch.as_tensor, network([8, 6, 5, 4, 3], 0, 1.0))]
+    weights[2], weights[3] = 1e-2 * weights[2], 1e-2 * weights[3]  # the last pair is small beside the others
+    trajectory = flow(objective, weights, [0, 0.5, 1.0])
+    assert balancedness_flow(trajectory).holds
+    states = trajectory.states.copy()
+    last = pack(weights[:3]).size
+    states[-1, last:] *= 1.05  # W_4 alone: seen against its own imbalance, not against the largest
+    assert balancedness_flow(replace(trajectory, states=states)).holds is False
+    # λD = W'∇ − ∇W' again, with the gradients of the small layers taken away and the others doubled
+    whole = Objective.gradients
+    monkeypatch.setattr(Objective, "gradients", lambda self, w: [g * 2 * (i < 2) for i, g in enumerate(whole(self, w))])
+    assert balancedness_stationary(objective, weights).holds is False
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.floats(1e-3, 10), st.floats(0.1, 3), st.sampled_from(["smooth", "relu"]))
 def test_stationarity_bounds_the_imbalance_everywhere(seed, decay, scale, activation):
