@@ -34,6 +34,9 @@ COLUMNS = (
 STORED = {"mnist5k": 4000, "cifar10_small": 800, "mnist": 60000, "fashion_mnist": 60000, "cifar10": 50000}
 
 
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+
+
 @dataclass(frozen=True)
 class Cell:
     """The runs of one network: run r has seed ``seeds[r]``, step size ``lr[r]``, weight decay ``weight_decay[r]``.
@@ -51,6 +54,7 @@ class Cell:
         epochs: passes over the training samples.
         batch_size, momentum, warmup_steps, drop_at, measurements: see :class:`ncutils.training.TrainingConfig`.
         class_means: keep the inner products of the class means of every layer at the last step.
+        precision: of weights, data and arithmetic, ``"float32"`` or ``"float64"``.
         device: ``"cpu"`` or ``"cuda"``.
     """
 
@@ -73,7 +77,12 @@ class Cell:
     drop_at: float
     measurements: int
     class_means: bool
+    precision: str
     device: str
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
 
     @property
     def steps(self) -> int:
@@ -94,8 +103,8 @@ class Cell:
 
     def load(self) -> tuple[data.Classification, data.Classification | None]:
         """Training and test set on the cell's device, flat for an MLP."""
-        train, test = _load(self.data, self.samples, self.test_samples, self.size, self.network == "mlp", self.device)
-        return train, test
+        flat, dtype = self.network == "mlp", PRECISIONS[self.precision]
+        return _load(self.data, self.samples, self.test_samples, self.size, flat, dtype, self.device)
 
     def build(self, train: data.Classification) -> networks.MLP | networks.ResNet20:
         """The untrained network."""
@@ -104,6 +113,7 @@ class Cell:
             num_linear=self.num_linear,
             width=self.width,
             seeds=self.seeds,
+            dtype=PRECISIONS[self.precision],
             device=self.device,
         )
         if self.network == "mlp":
@@ -288,26 +298,26 @@ def _first(samples: data.Classification, count: int) -> data.Classification:
     return replace(samples, x=samples.x[index], y=samples.y[index])
 
 
-def _load(name, samples, test_samples, size, flat, device):
-    train, test = _images(name, samples, test_samples, size)
+def _load(name, samples, test_samples, size, flat, dtype, device):
+    train, test = _images(name, samples, test_samples, size, dtype)
     if flat:
-        train, test = _flat(name, samples, test_samples, size)
+        train, test = _flat(name, samples, test_samples, size, dtype)
     if device == "cpu":
         return train, test
     return train.to(device), None if test is None else test.to(device)
 
 
 @functools.lru_cache(maxsize=1)
-def _flat(name, samples, test_samples, size):
-    train, test = _images(name, samples, test_samples, size)
+def _flat(name, samples, test_samples, size, dtype):
+    train, test = _images(name, samples, test_samples, size, dtype)
     flat = train.flat()
     return flat, None if test is None else test.flat(like=flat)
 
 
 @functools.lru_cache(maxsize=1)
-def _images(name, samples, test_samples, size):
-    train = data.load(name, _per_class(name, samples), "train")
-    test = data.load(name, test_samples // 10, "test") if test_samples else None
+def _images(name, samples, test_samples, size, dtype):
+    train = data.load(name, _per_class(name, samples), "train", dtype=dtype)
+    test = data.load(name, test_samples // 10, "test", dtype=dtype) if test_samples else None
     if size is not None:
         train, test = train.downsample(size), None if test is None else test.downsample(size)
     return train, test
@@ -323,7 +333,7 @@ def _per_class(name: str, samples: int) -> int | str:
 
 @functools.cache
 def _checksum(name, samples, test_samples, size) -> str:
-    parts = _images(name, samples, test_samples, size)
+    parts = _images(name, samples, test_samples, size, torch.float32)
     digest = hashlib.sha256()
     for part in parts:
         digest.update(b"-" if part is None else part.checksum().encode())

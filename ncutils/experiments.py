@@ -97,6 +97,8 @@ class Specification:
         weight_decay_over_depth: divide the weight decay by the number of layers.
         measurements: times to measure, geometrically spaced; 1 for the end (and the start and the drop) only.
         class_means: keep the inner products of the class means at the end.
+        precision: ``"float64"`` for numbers that every machine reproduces to the printed digit; ``"float32"`` where
+            time matters more, and two machines may then follow two trajectories.
         runs_per_cell: runs that train as one cell; None for all runs of a network on a GPU, which stacks them, and one
             on a CPU, which gains nothing by it and has neighbours to share with.
     """
@@ -124,6 +126,7 @@ class Specification:
     weight_decay_over_depth: bool = False
     measurements: int = 1
     class_means: bool = False
+    precision: str = "float32"
     runs_per_cell: int | None = 1
 
     @property
@@ -178,6 +181,7 @@ class Specification:
                     drop_at=self.drop_at,
                     measurements=self.measurements,
                     class_means=self.class_means,
+                    precision=self.precision,
                     device=device,
                 )
                 found.append(cell)
@@ -196,14 +200,16 @@ class Specification:
             f"  network   {kind}, {layers}, width {self.width}",
             f"  runs      lr {_listed(self.lr)} x weight decay {decays} x {self.seeds} seeds: {self.runs} in all",
             f"  schedule  {self.epochs:,} epochs of {self.samples // self.batch_size} steps, batch {self.batch_size}, "
-            f"momentum {self.momentum:g}, lr / 10 after {self.drop_at:.0%}; flow time {self.flow_time:,.0f}",
+            f"momentum {self.momentum:g}, lr / 10 after {self.drop_at:.0%}; flow time {self.flow_time:,.0f}; "
+            f"{self.precision}",
         ]
         return "\n".join(lines)
 
     def label(self, device: str = "CPU") -> str:
         """Size, seeds and device in one line, for titles: never says more than what was run."""
         scale = {"quick": "quick", "cores": "what two cores can", "paper": "paper-scale"}[self.profile]
-        return f"{scale}: {self._data()}, {self.seeds} seed{'s' * (self.seeds > 1)}, {self.epochs:,} epochs, {device}"
+        seeds = f"{self.seeds} seed{'s' * (self.seeds > 1)}"
+        return f"{scale}: {self._data()}, {seeds}, {self.epochs:,} epochs, {self.precision}, {device}"
 
     def _data(self) -> str:
         kind = {"mnist5k": "digits", "mnist": "digits"}.get(
@@ -253,8 +259,10 @@ _THREE = dict(
     weight_decay_over_depth=True,
 )
 
-_QUICK_MLP = dict(profile="quick", data="mnist5k", samples=1_000, test_samples=1_000, batch_size=100)
-_QUICK_RESNET = dict(profile="quick", size=8, lr=(0.02,), drop_at=0.7, seeds=2)
+_QUICK_MLP = dict(
+    profile="quick", precision="float64", data="mnist5k", samples=1_000, test_samples=1_000, batch_size=100
+)
+_QUICK_RESNET = dict(profile="quick", precision="float64", size=8, lr=(0.02,), drop_at=0.7, seeds=2)
 _CORES_MLP = dict(
     profile="cores", data="mnist", samples=60_000, measured=10_000, test_samples=8_000, batch_size=128, epochs=20
 )
@@ -730,7 +738,7 @@ def archive(figure: str, profile: str | None = None, folder: str | os.PathLike |
     if lacking := [name for name in needed if name not in provenance]:
         raise ValueError(f"{about}: the provenance lacks {', '.join(lacking)}")
     declared = json.loads(json.dumps(asdict(spec)))
-    stored = provenance["specification"]
+    stored = {"precision": "float32"} | provenance["specification"]
     if differ := [name for name in sorted({*declared, *stored}) if declared.get(name) != stored.get(name)]:
         seen = "; ".join(f"{name} is {stored.get(name)!r} there, {declared.get(name)!r} here" for name in differ)
         raise ValueError(f"{about}: made from another specification of figure {figure}, {spec.profile}: {seen}")
