@@ -14,7 +14,7 @@ import re
 import sys
 from pathlib import Path
 
-from stage import repository_url
+from stage import branch_name, repository_url
 
 ROOT = Path(__file__).resolve().parents[1]
 LINE = re.compile(r'^REPOSITORY = ".*?"', re.MULTILINE)
@@ -22,11 +22,12 @@ LINE = re.compile(r'^REPOSITORY = ".*?"', re.MULTILINE)
 
 def set_url(url: str, branch: str, root: Path = ROOT) -> list[Path]:
     """Rewrite the one line in the template, the chapters and their notebooks; returns the files that changed."""
+    url, branch = repository_url(url), branch_name(branch)  # what is written here is code that readers run
     address = url if branch == "main" else f"{url}@{branch}"
     line, changed = f'REPOSITORY = "{address}"', []
     for path in [root / "tools" / "first_cell.md", *sorted((root / "book").glob("[0-9]*.md"))]:
         text = path.read_text(encoding="utf-8")
-        if (new := LINE.sub(line, text, count=1)) != text:
+        if (new := LINE.sub(lambda _: line, text, count=1)) != text:
             path.write_text(new, encoding="utf-8")
             changed.append(path)
     for path in sorted((root / "book").glob("[0-9]*.ipynb")):
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("url")
     parser.add_argument("--branch", default="main")
     args = parser.parse_args(arguments)
-    changed = set_url(repository_url(args.url), args.branch)
+    changed = set_url(args.url, args.branch)
     print("\n".join(f"wrote {path.relative_to(ROOT)}" for path in changed) or "nothing to change")
     return 0
 

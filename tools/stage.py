@@ -4,6 +4,8 @@
     python tools/stage.py _build/committed --committed  pages and the committed, executed notebooks (`make html`)
     python tools/stage.py --prune _build/html           drop the parts of MathJax that no page asks for
 
+Staging deletes what the book no longer has, so it works in a new or empty folder or in one that it made and marked.
+
 The repository's address is known only here: from REPO_URL, else from `git remote get-url origin`. Without one, the
 pages carry no repository, Binder, Colab or live-code buttons, rather than buttons that lead to somebody else's.
 """
@@ -23,13 +25,22 @@ ROOT = Path(__file__).resolve().parents[1]
 # Of MathJax's 24 MB: TeX in, HTML and fonts out, the menu and its English accessibility texts.
 MATHJAX_KEPT = ("tex-chtml.js", "output/chtml", "input/tex", "ui", "a11y", "sre/mathmaps/en.json")
 
+MARKER = ".staged"  # in every folder that was made here
+# What a repository's path and a branch are made of; nothing that a shell, a regular expression or Python reads as code.
+PATH = r"[\w.~+-]+(?:/[\w.~+-]+)*"
+BRANCH = re.compile(r"[A-Za-z0-9_][\w.+-]*(?:/[\w.+-]+)*", re.ASCII)
+
 
 def normalised(url: str) -> str:
-    """The https address of a repository, from any form git accepts; "" for a path on this disk."""
+    """The https address of a repository, from any form git accepts; "" for a path on this disk or anything else."""
     url = url.strip().removesuffix("/").removesuffix(".git")
-    if match := re.fullmatch(r"(?:ssh://)?(?:[\w.-]+@)([\w.-]+)(?::\d+/|[:/])(.+)", url):  # git@host:owner/name
+    if match := re.fullmatch(
+        rf"(?:ssh://)?(?:[\w.-]+@)([\w.-]+)(?::\d+/|[:/])({PATH})", url, re.ASCII
+    ):  # git@host:owner/name
         return f"https://{match[1]}/{match[2]}"
-    if match := re.fullmatch(r"(?:https?|git)://(?:[^@/]+@)?([\w.-]+(?::\d+)?/.+)", url):  # drops user:token@
+    if match := re.fullmatch(
+        rf"(?:https?|git)://(?:[^@/]+@)?([\w.-]+(?::\d+)?/{PATH})", url, re.ASCII
+    ):  # drops user:token@
         return f"https://{match[1]}"
     return ""
 
@@ -41,6 +52,12 @@ def repository_url(given: str = "", root: Path = ROOT) -> str:
         return normalised(given)
     asked = subprocess.run(["git", "remote", "get-url", "origin"], cwd=root, capture_output=True, text=True)
     return normalised(asked.stdout) if asked.returncode == 0 else ""
+
+
+def branch_name(given: str) -> str:
+    if not BRANCH.fullmatch(given):
+        raise SystemExit(f"BRANCH: {given!r} is not the name of a branch (letters, digits and ._+-/)")
+    return given
 
 
 def configuration(config: dict, url: str, branch: str) -> dict:
@@ -64,6 +81,8 @@ def copy_if_changed(source: Path, target: Path) -> None:
 
 def stage(target: Path, url: str, branch: str, committed: bool = False, root: Path = ROOT) -> None:
     """Bring `target` in line with the sources; executed notebooks that are already there stay."""
+    if target.exists() and not (target / MARKER).is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise SystemExit(f"{target} was not made by tools/stage.py and is not empty: delete it, or name another folder")
     book, chapters = root / "book", {path.stem for path in (root / "book").glob("[0-9]*.md")}
     wanted = {Path("_toc.yml"): root / "_toc.yml"}
     for path in sorted(book.rglob("*")):
@@ -77,18 +96,22 @@ def stage(target: Path, url: str, branch: str, committed: bool = False, root: Pa
     if committed:
         wanted |= {Path("book") / f"{name}.ipynb": book / f"{name}.ipynb" for name in sorted(chapters)}
     kept = set() if committed else {Path("book") / f"{name}.ipynb" for name in chapters}
-    for path in sorted(target.rglob("*")) if target.is_dir() else []:
-        if path.is_file() and path.relative_to(target) not in wanted.keys() | kept:
+    if missing := [path for path in wanted.values() if not path.is_file()]:
+        raise SystemExit(f"{missing[0].relative_to(root)} does not exist (make notebooks)")
+    target.mkdir(parents=True, exist_ok=True)
+    (target / MARKER).touch()
+    for path in sorted(target.rglob("*")):
+        if path.is_file() and path.relative_to(target) not in wanted.keys() | kept | {Path(MARKER)}:
             path.unlink()  # pages and notebooks that are no longer in the book
     for relative, path in wanted.items():
-        if not path.is_file():
-            raise SystemExit(f"{path.relative_to(root)} does not exist (make notebooks)")
         copy_if_changed(path, target / relative)
     config = configuration(yaml.safe_load((root / "_config.yml").read_text()), url, branch)
     (target / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
 def prune(html: Path) -> None:
+    if not (html / ".buildinfo").is_file():
+        raise SystemExit(f"{html} does not hold pages that Sphinx built (no .buildinfo): nothing was deleted")
     mathjax = html / "_static" / "mathjax"
     for path in sorted(mathjax.rglob("*")):
         relative = path.relative_to(mathjax).as_posix()
@@ -110,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     url = repository_url(args.repo_url)
     if not url:
         print("no repository address (REPO_URL=... or a git remote): pages without launch buttons")
-    stage(args.target, url, args.branch, args.committed)
+    stage(args.target, url, branch_name(args.branch), args.committed)
     return 0
 
 
