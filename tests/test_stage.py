@@ -165,9 +165,8 @@ def test_a_second_builder_waits_and_says_so(tmp_path):
         assert first.poll() is None
         time.sleep(0.01)
     check = "import pathlib, sys; sys.exit(3 if pathlib.Path(sys.argv[1]).exists() else 4)"
-    second = subprocess.run(
-        [sys.executable, alone, sys.executable, "-c", check, theirs], capture_output=True, text=True
-    )
+    command = [sys.executable, alone, sys.executable, "-c"]
+    second = subprocess.run([*command, check, theirs], capture_output=True, text=True)
     assert first.wait() == 0
     assert second.returncode == 3  # it ran, after the first had ended, and its status is handed on
     assert f"another make is building in {tools.parent}: waiting" in second.stderr
