@@ -22,7 +22,8 @@ CHAPTERS := $(basename $(notdir $(sort $(wildcard book/[0-9]*.md))))
 LEDGER := 09_ledger
 RUN := $(PY) tools/notebook.py --profile $(PROFILE) --device $(DEVICE) --ledger $(LEDGER)
 STAGE := $(PY) tools/stage.py
-SPHINX := $(PY) -m jupyter_book build -W -n --keep-going --all -q --path-output .
+BOOK := "$(BIN)/jupyter-book"
+SPHINX := $(BOOK) build -W -n --keep-going --all -q --path-output .
 INTO ?= book
 
 # One thread for each of the JOBS notebooks: two processes of one thread beat one of two.
@@ -101,7 +102,7 @@ do-html: do-venv
 # Addresses in the pages, asked for one by one: needs the network.
 do-linkcheck: do-venv
 	@$(STAGE) _build/committed --committed --repo-url "$$REPO_URL" --branch "$$BRANCH"
-	@$(PY) -m jupyter_book build _build/committed --builder linkcheck --config _build/committed/_config.yml --path-output _build/links
+	@$(BOOK) build _build/committed --builder linkcheck --config _build/committed/_config.yml --path-output _build/links
 
 do-notebooks: do-venv
 	@$(MAKE) do-execute INTO=book

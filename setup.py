@@ -5,5 +5,4 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["ncutils", "ncutils.*"]), "ncutils.results"],
     package_dir={"ncutils.results": "results"},
-    package_data={"ncutils": ["py.typed", "bundled/*"], "ncutils.results": ["*.json", "*.parquet"]},
 )
