@@ -1,0 +1,33 @@
+"""What tools/pages.py does to the written pages."""
+
+from tools import pages
+
+HEAD = """<html><head>
+    <script src="../_static/vendor/fontawesome/6.5.2/js/all.min.js?digest=1"></script>
+    <link rel="stylesheet" href="../_static/vendor/fontawesome/6.5.2/css/all.min.css" />
+    <link rel="preload" as="font" crossorigin href="../_static/vendor/fontawesome/6.5.2/webfonts/fa-solid-900.woff2" />
+    <script>const A = "x";</script>
+    <script src="a.js"></script>
+    <script>const A = "x";</script>
+</head><body><script>const A = "x";</script></body></html>"""
+
+
+def test_a_script_of_the_head_is_loaded_once_and_font_awesome_as_a_style_sheet_only():
+    page = pages.lightened(HEAD)
+    head, _, body = page.partition("</head>")
+    assert head.count('const A = "x"') == 1 and body.count('const A = "x"') == 1
+    assert "all.min.js" not in page and "preload" not in page and "all.min.css" in page and 'src="a.js"' in page
+    assert pages.lightened(page) == page
+
+
+def test_a_page_is_described_by_its_first_plain_paragraph():
+    from docutils import nodes
+    from docutils.utils import new_document
+
+    document = new_document("page")
+    document += nodes.paragraph("", "short")
+    document += nodes.paragraph("", "with $x$ a formula that is long enough to be taken for a description of the page")
+    document += nodes.paragraph("", "word " * 100)
+    found = pages.describe(document)
+    assert found.startswith("word word") and len(found) <= 200 and found.endswith("…")
+    assert pages.describe(None) == pages.DEFAULT
