@@ -1,8 +1,8 @@
 """Inheritance (ours, not the paper's): the features before the last layer scatter no more than the outputs do.
 
 Any loss, any class sizes, biases, a last layer of any rank. Let Z = Z_{L−1} = W_{L−1}Z_{L−2} + b and F = W_LZ + b_L
-(the bias of the last layer is free), Z̊ = Z minus its class means, D = W_LᵀW_L − W_{L−1}W_{L−1}ᵀ − bbᵀ, s_i = s_i(W_L), P
-the projection on the first r right singular vectors of W_L, r ≤ rank W_L, and P⊥ = I − P. Then
+(the bias of the last layer is free), Z̊ = Z minus its class means, D = W_LᵀW_L − W_{L−1}W_{L−1}ᵀ − bbᵀ, s_i = s_i(W_L),
+P the projection on the first r right singular vectors of W_L, r ≤ rank W_L, and P⊥ = I − P. Then
 
     simple:  NC1(Z) ≤ s_1² [tr Σ_W(F)/s_r² + (s_{r+1}² + ‖D‖) tr Σ_W(Z_{L−2})] / tr Σ_B(F)
     sharp:   NC1(Z) ≤ [‖W_r⁺F̊‖_F²/N + (s_{r+1}² + ‖P⊥DP⊥‖) tr Σ_W(Z_{L−2})] / (‖W_r⁺F̄C‖_F²/K)
