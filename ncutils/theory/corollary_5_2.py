@@ -13,9 +13,9 @@ and at a stationary point, in particular a global minimiser, NC2 ≤ k/(1−δ̄
 and λL2 → 0, with X and c fixed.
 
 *Proof.* Theorem 5.2: ‖E‖_F ≤ ε̄ and κ(A) ≤ C (the version without N). Balance: κ(W_L) = κ(A)^{1/L2} ≤ k. Part 1 of
-Theorem 3.1 with D = 0 and s_1/s_K ≤ k, part 3 with ‖Ē‖ ≤ ‖E‖_F√(K/N) (without 1+δ̄ at a stationary point, where M ≤ I), and part
-4, which decreases in κ and in the error. A global minimiser is stationary, so balanced. In the limit ε̄² = λ(c + K L2) →
-0, so C stays bounded and k → 1. ∎
+Theorem 3.1 with D = 0 and s_1/s_K ≤ k; part 3 with ‖Ē‖ ≤ ‖E‖_F√(K/N), without 1+δ̄ at a stationary point, where M ≤ I;
+part 4, which decreases in κ and in the error. A global minimiser is stationary, so balanced. In the limit
+ε̄² = λ(c + K L2) → 0, so C stays bounded and k → 1. ∎
 
 **Any imbalance.** If D ≠ 0, part 2 of Theorem 3.1 gives κ(W_L) ≤ k = ((C²+v)/(1−v))^{1/(2L2)}, v = η/s_K(A)² < 1, η the
 telescoping error, and what W_L cannot see adds s_1²‖D_{L−1}‖ tr Σ_W(Z_{L−2}) over the denominator of NC1,
