@@ -295,7 +295,7 @@ _DECLARED = [
     _declare(_QUICK_MLP, _ONE, lr=(0.05,), seeds=3, epochs=500, measurements=18),
     _declare(_QUICK_MLP, _FOUR, lr=(0.05,), seeds=3, epochs=500, measurements=18),
     _declare(_QUICK_MLP, _TWO, lr=(0.05,), weight_decay=(0.001, 0.004), seeds=3, epochs=250),
-    _declare(_QUICK_MLP, _THREE, nonlinear=(4, 6, 8, 12), lr=(0.025, 0.05), seeds=3, epochs=300),
+    _declare(_QUICK_MLP, _THREE, nonlinear=(4, 6, 8, 12), lr=(0.025, 0.05), seeds=2, epochs=500),
     _declare(_QUICK_RESNET, _FEW_DIGITS, _FIVE, linear=(1, 2, 4, 6), weight_decay=(0.02,), epochs=12),
     _declare(_QUICK_RESNET, _FEW_IMAGES, _TWO_RESNET, linear=(1, 2, 4), weight_decay=(0.015,), epochs=30),
     _declare(_QUICK_RESNET, _FEW_IMAGES, _ONE_RESNET, weight_decay=(0.01,), epochs=48, drop_at=0.8, measurements=8),
