@@ -292,13 +292,13 @@ def _declare(*parts: dict, **own) -> Specification:
 
 _DECLARED = [
     # quick: minutes on two cores
-    _declare(_QUICK_MLP, _ONE, lr=(0.05,), seeds=3, epochs=800, measurements=18),
-    _declare(_QUICK_MLP, _FOUR, lr=(0.05,), seeds=3, epochs=800, measurements=18),
-    _declare(_QUICK_MLP, _TWO, lr=(0.05,), weight_decay=(0.001, 0.004), seeds=3, epochs=400),
-    _declare(_QUICK_MLP, _THREE, nonlinear=(4, 6, 8, 12), lr=(0.05, 0.1), seeds=2, epochs=400),
-    _declare(_QUICK_RESNET, _FEW_DIGITS, _FIVE, linear=(1, 2, 4, 6), weight_decay=(0.02,), epochs=18),
-    _declare(_QUICK_RESNET, _FEW_IMAGES, _TWO_RESNET, linear=(1, 2, 4), weight_decay=(0.015,), epochs=36),
-    _declare(_QUICK_RESNET, _FEW_IMAGES, _ONE_RESNET, weight_decay=(0.01,), epochs=60, drop_at=0.8, measurements=8),
+    _declare(_QUICK_MLP, _ONE, lr=(0.05,), seeds=3, epochs=500, measurements=18),
+    _declare(_QUICK_MLP, _FOUR, lr=(0.05,), seeds=3, epochs=500, measurements=18),
+    _declare(_QUICK_MLP, _TWO, lr=(0.05,), weight_decay=(0.001, 0.004), seeds=3, epochs=250),
+    _declare(_QUICK_MLP, _THREE, nonlinear=(4, 6, 8, 12), lr=(0.025, 0.05), seeds=2, epochs=500),
+    _declare(_QUICK_RESNET, _FEW_DIGITS, _FIVE, linear=(1, 2, 4, 6), weight_decay=(0.02,), epochs=12),
+    _declare(_QUICK_RESNET, _FEW_IMAGES, _TWO_RESNET, linear=(1, 2, 4), weight_decay=(0.015,), epochs=30),
+    _declare(_QUICK_RESNET, _FEW_IMAGES, _ONE_RESNET, weight_decay=(0.01,), epochs=48, drop_at=0.8, measurements=8),
     # cores: full MNIST at the flow time of the paper
     _declare(_CORES_MLP, _ONE, lr=(0.05,), seeds=5, measurements=14),
     _declare(_CORES_MLP, _FOUR, lr=(0.05,), seeds=5, measurements=14),

@@ -16,7 +16,7 @@ from pathlib import Path
 __all__ = ["MEDIA_TYPE", "VERDICTS", "Claim", "Claims", "read_claims"]
 
 MEDIA_TYPE = "application/vnd.ncutils.claims+json"
-VERDICTS = ("holds", "holds in part", "does not show at this scale")
+VERDICTS = ("holds", "holds in part", "fails", "undecided")
 SOURCES = ("paper", "inferred", "ours")
 
 
@@ -49,8 +49,27 @@ class Claim:
 
     @staticmethod
     def judge(holds: bool, partly: bool = False) -> str:
-        """The verdict for a claim that holds, holds in part, or does not show."""
+        """The verdict for a claim that holds, holds in part, or fails."""
         return VERDICTS[0] if holds else VERDICTS[1] if partly else VERDICTS[2]
+
+    @staticmethod
+    def decide(*found: tuple[float, float], below: float = float("inf"), above: float = float("-inf")) -> str:
+        """The verdict on one or several results, each a number and its standard deviation over the runs.
+
+        A result nearer to a threshold than its standard deviation is undecided. Of several, all must agree for
+        ``holds``, ``fails`` or ``undecided``; where some hold the claim holds in part, where none does it is undecided.
+
+        >>> Claim.decide((0.5, 0.1), below=0.8), Claim.decide((0.75, 0.1), below=0.8)
+        ('holds', 'undecided')
+        >>> Claim.decide((0.5, 0.1), (0.9, 0.0), below=0.8)
+        'holds in part'
+        """
+        distances = [(min(below - value, value - above), spread) for value, spread in found]
+        holds = [distance > 0 and distance >= spread for distance, spread in distances]
+        fails = [not distance > 0 and not -distance < spread for distance, spread in distances]
+        if all(fails):
+            return VERDICTS[2]
+        return VERDICTS[0] if all(holds) else VERDICTS[1] if any(holds) else VERDICTS[3]
 
 
 class Claims(list):
