@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ncutils.theory.sufficient import LinearHead
+from ncutils.theory.head import LinearHead
 
 __all__ = ["Attack", "attack", "attack_heads", "random_head"]
 

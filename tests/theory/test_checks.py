@@ -98,3 +98,15 @@ def test_errors_name_the_argument():
         check(1, 2, "<")
     with pytest.raises(ValueError, match="form"):
         Check("s", "nc1", "rough", (), 1, 2, "<=")
+
+
+def test_a_name_shared_by_module_and_function_is_the_function():
+    import importlib
+
+    import ncutils
+    from ncutils import theory
+
+    for name in ("attack", "certify", "theorem_4_4"):
+        module = importlib.import_module(f"ncutils.theory.{name}")
+        assert getattr(theory, name) is getattr(module, name)
+    assert ncutils.certify is theory.certify and callable(ncutils.certify)

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ncutils.theory.checks import Check, _number, to_frame
-from ncutils.theory.conditioning import proposition_5_1, proposition_5_3_floor, theorem_5_2_posteriori
-from ncutils.theory.sufficient import (
-    LinearHead,
+from ncutils.theory.head import LinearHead
+from ncutils.theory.tangent_kernel import proposition_5_3_floor
+from ncutils.theory.theorem_3_1 import (
     theorem_3_1_conditioning,
     theorem_3_1_nc1,
     theorem_3_1_nc2,
     theorem_3_1_nc3,
 )
+from ncutils.theory.theorem_5_2 import proposition_5_1, theorem_5_2_posteriori
 
 __all__ = ["Certificate", "certify", "linear_head"]
 
@@ -161,17 +162,17 @@ def certify(model, x: Tensor, y: Tensor, *, batch_size: int = 2000) -> Certifica
     head = LinearHead(weights, features, torch.as_tensor(y).to(features.device))
     checks = []
     for statement in (theorem_3_1_nc1, _kappa_last, theorem_3_1_nc2, theorem_3_1_nc3, proposition_5_1):
-        checks += [statement(head, None, None, form) for form in FORMS]
-    checks += [proposition_5_3_floor(head, None, None, form) for form in FORMS]
+        checks += [statement(head, form) for form in FORMS]
+    checks += [proposition_5_3_floor(head, form) for form in FORMS]
     return Certificate(tuple(checks), head, tuple(names))
 
 
-def _kappa_last(head: LinearHead, features, y, form: str) -> Check:
+def _kappa_last(head: LinearHead, form: str) -> Check:
     """Two statements have a sharp form for κ(W_L); the one that says more here."""
-    check = theorem_3_1_conditioning(head, features, y, form)
+    check = theorem_3_1_conditioning(head, form)
     if form != "sharp":
         return check
-    other = theorem_5_2_posteriori(head, features, y)
+    other = theorem_5_2_posteriori(head)
     return check if check.hypotheses_met and not check.bound >= other.bound else other
 
 

@@ -17,15 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ncutils.theory.checks import Check, Hypothesis
+from ncutils.theory.head import LinearHead, known_form, nth, op_norm
 
 __all__ = [
-    "LinearHead",
     "telescoping",
     "theorem_3_1_conditioning",
     "theorem_3_1_nc1",
@@ -33,214 +32,8 @@ __all__ = [
     "theorem_3_1_nc3",
 ]
 
-# Below this ratio s_K/s_1 a float64 matrix has no trustworthy K-th singular value: it counts as rank-deficient.
-RANK_THRESHOLD = 1e-12
 # Quantities that vanish in exact arithmetic (NC1 and imbalance at exact collapse) come out at this relative size.
 ROUNDING = 1e-13
-
-
-def op_norm(matrix: Tensor) -> Tensor:
-    """Largest singular value."""
-    return torch.linalg.svdvals(matrix)[0]
-
-
-class LinearHead:
-    """The linear layers that end one network, the features that enter them, and what is measured on both.
-
-    Args:
-        weights: W_{L1+1}, …, W_L, at least two, each ``(out, in)``; the last has K rows.
-        features: Z_{L1}, ``(N, n)``, the features entering the first linear layer.
-        y: labels ``(N,)``, integers 0..K−1, every class equally often.
-
-    Tensors are converted to float64 and keep their autograd graph; attributes are computed once, on demand.
-
-    Raises:
-        ValueError: fewer than two layers, shapes that do not chain, labels that are missing, out of range or
-            not balanced, or entries that are not finite.
-    """
-
-    def __init__(self, weights: Sequence[Tensor], features: Tensor, y: Tensor):
-        self.weights = tuple(_float64(w, f"weights[{i}]") for i, w in enumerate(weights))
-        self.features = _float64(features, "features")
-        if len(self.weights) < 2:
-            raise ValueError(f"weights: got {len(self.weights)} linear layer(s), expected at least 2")
-        width = self.features.shape[1]
-        for i, w in enumerate(self.weights):
-            if w.shape[1] != width:
-                raise ValueError(
-                    f"weights[{i}]: got shape {tuple(w.shape)}, expected (out, {width}) for what enters it"
-                )
-            width = w.shape[0]
-        self.y = _checked_labels(y, num_samples=self.features.shape[0], num_classes=width)
-
-    # --- sizes
-
-    @property
-    def depth(self) -> int:
-        """L2, the number of linear layers."""
-        return len(self.weights)
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return self.weights[-1].shape[0]
-
-    @property
-    def num_samples(self) -> int:
-        """N."""
-        return self.features.shape[0]
-
-    # --- labels and error
-
-    @cached_property
-    def one_hot(self) -> Tensor:
-        """Yᵀ, (N, K)."""
-        return torch.nn.functional.one_hot(self.y, self.num_classes).to(self.features)
-
-    @property
-    def label_scale(self) -> float:
-        """s_K(Y) = √(N/K): with balanced classes every singular value of Y."""
-        return math.sqrt(self.num_samples / self.num_classes)
-
-    @cached_property
-    def layers(self) -> tuple[Tensor, ...]:
-        """Z_{L1}, …, Z_L as rows: L2 + 1 tensors (N, n_ℓ)."""
-        out = [self.features]
-        for w in self.weights:
-            out.append(out[-1] @ w.T)
-        return tuple(out)
-
-    @property
-    def output(self) -> Tensor:
-        """f(X) = Z_L, (N, K)."""
-        return self.layers[-1]
-
-    @cached_property
-    def error(self) -> Tensor:
-        """E = f(X) − Y, (N, K)."""
-        return self.output - self.one_hot
-
-    @cached_property
-    def eps1(self) -> Tensor:
-        """ε1 = ‖E‖_F."""
-        return self.error.norm()
-
-    @cached_property
-    def mean_error(self) -> Tensor:
-        """Ē, (K, K): row c is the mean error of class c."""
-        return self.class_means(self.error)
-
-    # --- class statistics of any (N, n)
-
-    def class_means(self, z: Tensor) -> Tensor:
-        """Z̄ as rows, (K, n)."""
-        return self.one_hot.T @ z * (self.num_classes / self.num_samples)
-
-    def within(self, z: Tensor) -> Tensor:
-        """Z − Z̄Y: every sample minus its class mean, (N, n)."""
-        return z - self.class_means(z)[self.y]
-
-    def nc1(self, z: Tensor) -> Tensor:
-        """tr Σ_W / tr Σ_B."""
-        means = self.class_means(z)
-        between = (means - means.mean(0)).square().sum() / self.num_classes
-        return self.within(z).square().sum() / self.num_samples / between
-
-    def nc2(self, z: Tensor) -> Tensor:
-        """s_1/s_K of the class-mean matrix."""
-        return _condition(torch.linalg.svdvals(self.class_means(z)), self.num_classes)
-
-    def nc3(self, z: Tensor, w: Tensor) -> Tensor:
-        """Mean cosine between a sample and the row of w that belongs to its class."""
-        return torch.nn.functional.cosine_similarity(z, w[self.y], dim=1, eps=1e-300).mean()
-
-    # --- the layers
-
-    @cached_property
-    def singular_values(self) -> tuple[Tensor, ...]:
-        """Singular values of each W_ℓ, descending."""
-        return tuple(torch.linalg.svdvals(w) for w in self.weights)
-
-    @cached_property
-    def norms(self) -> Tensor:
-        """‖W_ℓ‖_op, (L2,)."""
-        return torch.stack([s[0] for s in self.singular_values])
-
-    @cached_property
-    def feature_norms(self) -> Tensor:
-        """‖Z_ℓ‖_op for ℓ = L1, …, L, (L2 + 1,)."""
-        return torch.stack([op_norm(z) for z in self.layers])
-
-    @cached_property
-    def imbalances(self) -> Tensor:
-        """‖D_ℓ‖_op, D_ℓ = W_{ℓ+1}ᵀW_{ℓ+1} − W_ℓW_ℓᵀ, for ℓ = L1+1, …, L−1, (L2 − 1,)."""
-        pairs = zip(self.weights, self.weights[1:], strict=False)
-        return torch.stack([op_norm(b.T @ b - a @ a.T) for a, b in pairs])
-
-    @cached_property
-    def eps2(self) -> Tensor:
-        """ε2 = max_ℓ ‖D_ℓ‖_op."""
-        return self.imbalances.max()
-
-    @cached_property
-    def radius(self) -> Tensor:
-        """The paper's one r: the largest of ‖Z_{L−2}‖, ‖Z_{L−1}‖ and all ‖W_ℓ‖ (operator norms)."""
-        return torch.cat([self.norms, self.feature_norms[-3:-1]]).max()
-
-    @cached_property
-    def s1(self) -> Tensor:
-        """s_1(W_L)."""
-        return self.singular_values[-1][0]
-
-    @cached_property
-    def sK(self) -> Tensor:
-        """s_K(W_L), zero if W_L has fewer than K columns."""
-        return _nth(self.singular_values[-1], self.num_classes)
-
-    @cached_property
-    def kappa_last(self) -> Tensor:
-        """κ(W_L) = s_1/s_K."""
-        return self.s1 / self.sK
-
-    @cached_property
-    def row_space(self) -> Tensor:
-        """The projection W_L⁺W_L on the row space of W_L, (n_{L−1}, n_{L−1})."""
-        return self.pseudo_inverse @ self.weights[-1]
-
-    @cached_property
-    def pseudo_inverse(self) -> Tensor:
-        """W_L⁺, (n_{L−1}, K)."""
-        return torch.linalg.pinv(self.weights[-1])
-
-    def outside(self, z: Tensor) -> Tensor:
-        """P⊥z: the part of features z (…, n_{L−1}) that W_L does not see."""
-        return z - z @ self.row_space
-
-    def tail(self, count: int) -> Tensor:
-        """W_{L:L−count+1}, the product of the last ``count`` layers; the identity for 0."""
-        out = torch.eye(self.num_classes).to(self.features)
-        for w in reversed(self.weights[self.depth - count :]):
-            out = out @ w
-        return out
-
-    @cached_property
-    def product_singular_values(self) -> Tensor:
-        """Singular values of A = W_{L:L1+1}."""
-        return torch.linalg.svdvals(self.tail(self.depth))
-
-    @cached_property
-    def kappa_head(self) -> Tensor:
-        """κ(A) = s_1(A)/s_K(A)."""
-        return _condition(self.product_singular_values, self.num_classes)
-
-    # --- recurring hypotheses
-
-    def error_below(self, threshold: float, name: str, sense: str = "<") -> Hypothesis:
-        return Hypothesis(f"‖E‖_F {'<' if sense == '<' else '≤'} {name}", self.eps1, threshold, sense)
-
-    def full_rank(self) -> Hypothesis:
-        """rank W_L = K, numerically."""
-        return Hypothesis("rank W_L = K: s_K(W_L)/s_1(W_L)", self.sK / self.s1, RANK_THRESHOLD, ">")
 
 
 def telescoping_error(head: LinearHead, count: int, form: str) -> Tensor:
@@ -269,7 +62,7 @@ def telescoping(weights: Sequence[Tensor], count: int | None = None, form: str =
         count: j, from 2 to the number of layers; default all of them.
         form: ``"simple"`` or ``"sharp"``.
     """
-    _known_form(form, ("simple", "sharp"))
+    known_form(form, ("simple", "sharp"))
     depth = len(weights)
     count = depth if count is None else count
     if not 2 <= count <= depth:
@@ -311,7 +104,7 @@ def nc1_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     return measured, r**2 / n * psi**2 / between**2
 
 
-def theorem_3_1_nc1(weights: Sequence[Tensor], features: Tensor, y: Tensor, form: str = "sharp") -> Check:
+def theorem_3_1_nc1(head: LinearHead, form: str = "sharp") -> Check:
     """Theorem 3.1, part 1: within-class variability collapse at Z_{L−1}.
 
     * paper: NC1 ≤ (r²/N) Ψ² / (√((K−1)/K) − 2ε1/√N)², Ψ = r(ε1/(s_K(Y)−ε1) + √(n_{L−1}ε2)), for
@@ -326,8 +119,7 @@ def theorem_3_1_nc1(weights: Sequence[Tensor], features: Tensor, y: Tensor, form
         y: ``(N,)`` balanced labels.
         form: ``"paper"``, ``"simple"`` or ``"sharp"``.
     """
-    _known_form(form, ("paper", "simple", "sharp"))
-    head = as_head(weights, features, y)
+    known_form(form, ("paper", "simple", "sharp"))
     n, k = head.num_samples, head.num_classes
     hypotheses = {
         "paper": lambda: (
@@ -352,7 +144,7 @@ def conditioning_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     """(κ(W_L), its bound from κ(A)); infinite where the telescoping error reaches s_K(A)²."""
     depth, k = head.depth, head.num_classes
     s = head.product_singular_values
-    largest, smallest = s[0] ** 2, _nth(s, k) ** 2
+    largest, smallest = s[0] ** 2, nth(s, k) ** 2
     if form == "paper":
         slack, smallest = _paper_slack_and_floor(head)
         largest = head.kappa_head**2 * smallest  # s_1(A) = c3 s_K(A), c3 = κ(A)
@@ -363,18 +155,16 @@ def conditioning_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     return head.kappa_last, ((largest + slack) / (smallest - slack)) ** (1 / (2 * depth))
 
 
-def theorem_3_1_conditioning(weights: Sequence[Tensor], features: Tensor, y: Tensor, form: str = "sharp") -> Check:
+def theorem_3_1_conditioning(head: LinearHead, form: str = "sharp") -> Check:
     """Theorem 3.1, part 2: a deep balanced head has a well-conditioned last layer.
 
     κ(W_L) ≤ [(s_1(A)² + η2)/(s_K(A)² − η2)]^{1/(2L2)}, A = W_{L:L1+1}, where η2 is the telescoping lemma's
     bound (simple: one norm for all layers; sharp: each layer's own; paper: reconstructed from c3 = κ(A), ε1, ε2,
     ‖Z_{L1}‖ and r).
-    Arguments as in :func:`theorem_3_1_nc1`.
     """
-    _known_form(form, ("paper", "simple", "sharp"))
-    head = as_head(weights, features, y)
+    known_form(form, ("paper", "simple", "sharp"))
     depth = head.depth
-    smallest = _nth(head.product_singular_values, head.num_classes) ** 2
+    smallest = nth(head.product_singular_values, head.num_classes) ** 2
     if form == "paper":
         slack, floor = _paper_slack_and_floor(head)
         hypotheses = (
@@ -406,23 +196,21 @@ def nc2_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     return measured, top / (1 - delta)
 
 
-def theorem_3_1_nc2(weights: Sequence[Tensor], features: Tensor, y: Tensor, form: str = "sharp") -> Check:
+def theorem_3_1_nc2(head: LinearHead, form: str = "sharp") -> Check:
     """Theorem 3.1, part 3: the class means of Z_{L−1} are nearly orthogonal and of equal length.
 
     * simple: NC2 ≤ [(1+δ1)κ(W_L) + ‖W_L‖‖Z_{L−2}‖√(‖D_{L−1}‖K/N)]/(1−δ1), δ1 = ε1√(K/N) < 1;
     * sharp: NC2 ≤ √(((1+δ)κ(W_L))² + s_1(W_L)²‖D_{L−1}‖‖Z̄_{L−2}‖²)/(1−δ), δ = ‖Ē‖_op < 1;
     * paper (reconstructed): the simple form with part 2's bound for κ(W_L), r for both norms and ε2 for ‖D_{L−1}‖.
 
-    Arguments as in :func:`theorem_3_1_nc1`.
     """
-    _known_form(form, ("paper", "simple", "sharp"))
-    head = as_head(weights, features, y)
+    known_form(form, ("paper", "simple", "sharp"))
     if form == "sharp":
         hypotheses = (Hypothesis("‖Ē‖_op < 1", op_norm(head.mean_error), 1.0, "<"),)
     else:
         hypotheses = (head.error_below(head.label_scale, "s_K(Y)"),)
         if form == "paper":
-            hypotheses += theorem_3_1_conditioning(weights, features, y, "paper").hypotheses[1:]
+            hypotheses += theorem_3_1_conditioning(head, "paper").hypotheses[1:]
     return Check("Theorem 3.1 (NC2)", "nc2", form, hypotheses, *nc2_sides(head, form), "<=")
 
 
@@ -454,7 +242,7 @@ def nc3_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     return measured, bound
 
 
-def theorem_3_1_nc3(weights: Sequence[Tensor], features: Tensor, y: Tensor, form: str = "sharp") -> Check:
+def theorem_3_1_nc3(head: LinearHead, form: str = "sharp") -> Check:
     """Theorem 3.1, part 4: samples of Z_{L−1} point along the row of W_L that belongs to their class.
 
     * simple: NC3 ≥ (1 − ε1/√N)·2κ/(κ²+1) − (κε1 + ‖W_L‖‖Z_{L−2}‖√(n_{L−1}‖D_{L−1}‖))/√N, κ = κ(W_L), rank W_L = K;
@@ -463,69 +251,9 @@ def theorem_3_1_nc3(weights: Sequence[Tensor], features: Tensor, y: Tensor, form
       e ≤ 0;
     * paper (reconstructed): the simple form with part 2's bound for κ(W_L), r for both norms and ε2 for ‖D_{L−1}‖.
 
-    Arguments as in :func:`theorem_3_1_nc1`.
     """
-    _known_form(form, ("paper", "simple", "sharp"))
-    head = as_head(weights, features, y)
+    known_form(form, ("paper", "simple", "sharp"))
     hypotheses = (head.full_rank(),)
     if form == "paper":
-        hypotheses = theorem_3_1_conditioning(weights, features, y, "paper").hypotheses
+        hypotheses = theorem_3_1_conditioning(head, "paper").hypotheses
     return Check("Theorem 3.1 (NC3)", "nc3", form, hypotheses, *nc3_sides(head, form), ">=")
-
-
-# --- shared small pieces
-
-
-def as_head(weights, features: Tensor | None = None, y: Tensor | None = None) -> LinearHead:
-    """``weights`` if it already is a :class:`LinearHead` (then nothing is computed twice), else a new one."""
-    return weights if isinstance(weights, LinearHead) else LinearHead(weights, features, y)
-
-
-def _known_form(form: str, known: tuple[str, ...]) -> None:
-    if form not in known:
-        raise ValueError(f"form: got {form!r}, expected one of {known}")
-
-
-def _float64(value, name: str) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise ValueError(f"{name}: got {type(value).__name__}, expected a torch tensor")
-    if value.ndim != 2:
-        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected two dimensions")
-    value = value.to(torch.float64)
-    if not torch.isfinite(value.detach()).all():
-        raise ValueError(f"{name}: got NaN or infinite entries, expected finite numbers")
-    return value
-
-
-def _checked_labels(y: Tensor, num_samples: int, num_classes: int) -> Tensor:
-    y = torch.as_tensor(y)
-    if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
-        raise ValueError(f"y: got {y.dtype} of shape {tuple(y.shape)}, expected integer labels (N,)")
-    if y.shape[0] != num_samples:
-        raise ValueError(f"y: got {y.shape[0]} labels for {num_samples} samples")
-    if num_classes < 2:
-        raise ValueError(f"weights: the last layer has {num_classes} output(s), expected K ≥ 2 classes")
-    low, high = int(y.min()), int(y.max())
-    if low < 0 or high >= num_classes:
-        raise ValueError(
-            f"y: got labels from {low} to {high}, expected 0 … {num_classes - 1}: "
-            f"the last layer has K = {num_classes} outputs"
-        )
-    counts = torch.bincount(y, minlength=num_classes)
-    if int(counts.min()) != int(counts.max()):
-        raise ValueError(
-            f"y: got class counts {counts.tolist()}, expected balanced classes: "
-            f"the same number of samples in each of K = {num_classes}"
-        )
-    return y.long()
-
-
-def _nth(singular_values: Tensor, n: int) -> Tensor:
-    """The n-th singular value, zero beyond the last."""
-    if n <= singular_values.shape[0]:
-        return singular_values[n - 1]
-    return singular_values.new_zeros(())
-
-
-def _condition(singular_values: Tensor, n: int) -> Tensor:
-    return singular_values[0] / _nth(singular_values, n)
