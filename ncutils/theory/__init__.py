@@ -8,7 +8,7 @@ the function; ``from ncutils.theory.certify import ...`` reaches the module.
 from ncutils.theory.attack import Attack, attack, attack_heads, random_head
 from ncutils.theory.balancedness import balancedness_flow, balancedness_stationary, balancedness_step
 from ncutils.theory.certify import Certificate, certify, linear_head
-from ncutils.theory.checks import Check, Hypothesis, to_frame
+from ncutils.theory.checks import Check, Hypothesis, Tally, bound_text, tally, to_frame
 from ncutils.theory.head import LinearHead
 from ncutils.theory.simulate import (
     DESCENT_ROUNDING,
@@ -84,6 +84,7 @@ __all__ = [
     "Hypothesis",
     "LinearHead",
     "Objective",
+    "Tally",
     "Trajectory",
     "TwoPhase",
     "assumption_4_1",
@@ -93,6 +94,7 @@ __all__ = [
     "balancedness_flow",
     "balancedness_stationary",
     "balancedness_step",
+    "bound_text",
     "certify",
     "conditioning_sides",
     "descend",
@@ -107,7 +109,6 @@ __all__ = [
     "linear_head",
     "linear_ntk_norm",
     "linear_ntk_norm_tensor",
-    "module",
     "nc1_sides",
     "nc2_sides",
     "nc3_sides",
@@ -124,14 +125,13 @@ __all__ = [
     "proposition_5_3_sides",
     "pyramid_pl",
     "random_head",
-    "reaches",
     "schatten",
     "schatten_sides",
     "smallest_scale",
+    "tally",
     "telescoping",
     "telescoping_error",
     "telescoping_sides",
-    "the",
     "theorem_3_1_conditioning",
     "theorem_3_1_nc1",
     "theorem_3_1_nc2",

@@ -54,20 +54,21 @@ def balancedness_step(
     """
     before, after = ([as_matrix(w, "weights") for w in side] for side in (before, after))
     if len(before) != len(after) or any(a.shape != b.shape for a, b in zip(before, after, strict=True)):
-        raise ValueError("after: got weights of other shapes than before")
+        raise ValueError("after must have the shapes of before; got others")
     shrink = 1 - step_size * weight_decay
     moves = [shrink * a - b for a, b in zip(before, after, strict=True)]
     first = 0 if diagonal else num_nonlinear
-    worst, allowed = 0.0, math.inf
+    if len(before) - first < 2:
+        raise ValueError(f"before must have two layers or more from layer {first + 1} on; got {len(before)} in all")
+    rows = []
     for l in range(first, len(before) - 1):
         old, new = before[l + 1].T @ before[l + 1] - before[l] @ before[l].T, imbalances(after[l : l + 2])[0]
         gap = new - shrink**2 * old - (moves[l + 1].T @ moves[l + 1] - moves[l] @ moves[l].T)
         gap = np.diag(gap) if diagonal else gap
         sizes = [np.linalg.norm(w) for w in (before[l], before[l + 1], moves[l], moves[l + 1])]
         tolerance = IDENTITY * (sizes[0] * sizes[2] + sizes[1] * sizes[3]) + ROUNDING * (sizes[0] ** 2 + sizes[1] ** 2)
-        discrepancy = float(np.linalg.norm(gap))
-        if discrepancy * allowed >= worst * tolerance or math.isinf(allowed):
-            worst, allowed = discrepancy, tolerance
+        rows.append((float(np.linalg.norm(gap)), float(tolerance)))
+    worst, allowed = max(rows, key=_use)
     hypotheses = ()
     if diagonal:
         grid = np.linspace(-8, 8, 65)
@@ -75,7 +76,7 @@ def balancedness_step(
         homogeneity = float(np.abs(probe.sigma(grid) - probe.slope(grid) * grid).max())
         hypotheses = (Hypothesis("σ'(h)h = σ(h): largest gap", homogeneity, 1e-12, "<="),)
     name = "Balancedness lemma (descent, diagonal)" if diagonal else "Balancedness lemma (descent)"
-    return Check(name, "imbalance_step", "exact", hypotheses, worst, float(allowed), "<=")
+    return Check(name, "imbalance_step", "exact", hypotheses, worst, allowed, "<=")
 
 
 def balancedness_flow(trajectory: Trajectory, tolerance: float = THREE_DIGITS) -> Check:
@@ -90,8 +91,12 @@ def balancedness_flow(trajectory: Trajectory, tolerance: float = THREE_DIGITS) -
         layers with D_ℓ(0) = 0 over the largest of the other denominators.
     """
     if trajectory.step_size is not None:
-        raise ValueError("trajectory: got gradient descent, expected a flow; see balancedness_step")
+        raise ValueError("trajectory must be a flow; got gradient descent, for which see balancedness_step")
+    if not np.isfinite(trajectory.states).all():
+        raise ValueError("trajectory must have finite states; got NaN or infinite entries")
     first = imbalances(trajectory.weights(0), trajectory.objective.num_nonlinear)
+    if not first:
+        raise ValueError("trajectory must have two linear layers or more; got one, which has no neighbour")
     scales = [float(np.linalg.norm(d)) for d in first]
     largest, worst = max(scales), 0.0
     # a layer that starts balanced, but for rounding, has no size of its own to compare with
@@ -119,6 +124,14 @@ def balancedness_stationary(objective: Objective, weights: Sequence) -> Check:
         w, v, g, h = (op_norm(a) for a in (weights[l], weights[l + 1], gradients[l], gradients[l + 1]))
         measured = op_norm(weights[l + 1].T @ weights[l + 1] - weights[l] @ weights[l].T)
         rows.append((measured, (v * h + g * w) / decay if decay else math.inf))
-    measured, bound = max(rows, key=lambda row: row[0] / row[1] if row[1] else math.inf if row[0] else 0.0)
+    if not rows:
+        raise ValueError(f"weights must have two linear layers or more; got {len(weights) - objective.num_nonlinear}")
+    measured, bound = max(rows, key=_use)
     hypotheses = (Hypothesis("λ > 0", decay, 0.0, ">"),)
     return Check("Balancedness lemma (stationary)", "imbalance", "simple", hypotheses, measured, bound, "<=")
+
+
+def _use(row: tuple[float, float]) -> float:
+    """measured/bound, so that the layer reported is the one that uses up most of its bound."""
+    measured, bound = row
+    return measured / bound if bound else math.inf if measured else 0.0

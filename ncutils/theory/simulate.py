@@ -576,7 +576,9 @@ def as_matrix(value, name: str) -> np.ndarray:
     """``value`` as a finite float64 matrix."""
     array = np.asarray(detached(value), dtype=np.float64)
     if array.ndim != 2:
-        raise ValueError(f"{name}: got shape {array.shape}, expected two dimensions")
+        raise ValueError(f"{name} must have two dimensions; got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite; got NaN or infinite entries")
     return array
 
 

@@ -32,9 +32,6 @@ __all__ = [
     "theorem_3_1_nc3",
 ]
 
-# Quantities that vanish in exact arithmetic (NC1 and imbalance at exact collapse) come out at this relative size.
-ROUNDING = 1e-13
-
 
 def telescoping_error(head: LinearHead, count: int, form: str) -> Tensor:
     """How far A_jA_jᵀ can be from (W_LW_Lᵀ)^j, j = ``count``: the bound of :func:`telescoping`."""
@@ -71,7 +68,9 @@ def telescoping(weights: Sequence[Tensor], count: int | None = None, form: str =
     # the lemma needs no data; one sample a class and zero features complete a LinearHead
     head = LinearHead(weights, weights[0].new_zeros(classes, weights[0].shape[1]), torch.arange(classes))
     measured, bound = telescoping_sides(head, count, form)
-    rounding = ROUNDING * float(head.norms.max()) ** (2 * count)
+    # 2j products of matrices at most n wide, each off by n u relative to the product of the norms
+    width = max(max(w.shape) for w in weights)
+    rounding = count * width * torch.finfo(torch.float64).eps * float(head.norms.max()) ** (2 * count) * classes
     return Check("Telescoping lemma", "telescoping", form, (), measured, bound, "<=", rounding=rounding)
 
 
@@ -104,6 +103,31 @@ def nc1_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     return measured, r**2 / n * psi**2 / between**2
 
 
+def _nc1_rounding(head: LinearHead, form: str) -> float:
+    """What float64 rounding can make of bound − NC1, to first order in the unit roundoff u.
+
+    Both sides are squares, of a = ‖Z − Z̄Y‖_F/√(N tr Σ_B) and of b, which is ε1 (or ‖E_w‖) times a factor. A product
+    of an (N, n) and an (n, m) matrix is off by at most n u times the product of their Frobenius norms, so the layers
+    are off by e_{ℓ+1} ≤ e_ℓ‖W‖ + n u‖Z_ℓ‖_F‖W‖_F, and a class mean of m samples by another m u. With c the sum of
+    what this makes of a and of b, a ≤ b in exact arithmetic gives a² − b² ≤ c(2a + c) in float64.
+    """
+    unit, errors = torch.finfo(torch.float64).eps / 2, [0.0]
+    for z, w in zip(head.layers, head.weights, strict=False):
+        errors.append(errors[-1] * float(op_norm(w)) + w.shape[1] * unit * float(z.norm() * w.norm()))
+    n, k, last = head.num_samples, head.num_classes, head.layers[-2]
+    centring = (n // k + 2) * unit
+    means = head.class_means(last)
+    spread = float((means - means.mean(0)).norm()) * math.sqrt(n / k)  # √(N tr Σ_B)
+    between = math.sqrt((k - 1) * n / k) - (2 if form == "paper" else 1) * float(head.eps1)
+    gap = head.label_scale - float(head.eps1)
+    factor = float(head.kappa_last) if form == "sharp" else float(head.radius) ** 2 / gap if gap > 0 else math.inf
+    if spread <= 0 or between <= 0 or not math.isfinite(factor):
+        return 0.0
+    c = (errors[-2] + centring * float(last.norm())) / spread
+    c += factor * (errors[-1] + centring * float(head.output.norm() + head.one_hot.norm())) / between
+    return c * (2 * math.sqrt(max(float(head.nc1(last)), 0.0)) + c)
+
+
 def theorem_3_1_nc1(head: LinearHead, form: str = "sharp") -> Check:
     """Theorem 3.1, part 1: within-class variability collapse at Z_{L−1}.
 
@@ -129,7 +153,7 @@ def theorem_3_1_nc1(head: LinearHead, form: str = "sharp") -> Check:
         "simple": lambda: (head.error_below(head.label_scale, "s_K(Y)"),),
         "sharp": lambda: (head.full_rank(), head.error_below(math.sqrt((k - 1) * n / k), "√((K−1)N/K)")),
     }[form]()
-    rounding = (ROUNDING * float(head.kappa_last)) ** 2
+    rounding = _nc1_rounding(head, form)
     return Check("Theorem 3.1 (NC1)", "nc1", form, hypotheses, *nc1_sides(head, form), "<=", rounding=rounding)
 
 

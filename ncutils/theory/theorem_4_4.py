@@ -535,7 +535,9 @@ def theorem_4_4_fitting(phase: TwoPhase, trajectory: Trajectory) -> Check:
 def theorem_4_4_path(phase: TwoPhase, trajectory: Trajectory) -> Check:
     """Fitting: the path up to the last recorded time with C_λ > λm is no longer than :meth:`TwoPhase.path_bound`."""
     hypotheses, excess = _along(phase, trajectory)
-    measured = float(trajectory.path[np.flatnonzero(excess > 0)].max(initial=0.0))
+    seen = np.flatnonzero(excess > 0)
+    hypotheses += (Hypothesis("recorded times with V > 0", len(seen), 1, ">="),)
+    measured = float(trajectory.path[seen].max(initial=0.0))
     bound = phase.path_bound("flow" if trajectory.step_size is None else "descent")
     return Check("Theorem 4.4 (path)", "path", "sharp", hypotheses, measured, bound, "<=", 1e-6)
 
@@ -616,6 +618,8 @@ def _along(phase: TwoPhase, trajectory: Trajectory) -> tuple[tuple[Hypothesis, .
             Hypothesis("ηλ ≤ 1", trajectory.step_size * decay, 1.0, "<="),
             Hypothesis("descent inequality: largest violation", trajectory.descent_gap, DESCENT_ROUNDING, "<="),
         )
+    broken = len(trajectory) - int(np.isfinite(trajectory.states).all(axis=1).sum())
+    hypotheses += (Hypothesis("recorded states with NaN or infinite entries", broken, 0, "<="),)
     return hypotheses, trajectory.costs - decay * phase.m
 
 

@@ -13,7 +13,18 @@ from ncutils.networks import MLP, ResNet20
 from ncutils.theory import Certificate, certify, linear_head, random_head
 
 QUANTITIES = ["nc1", "kappa_W_L", "nc2", "nc3", "kappa_head", "ntk"]
-COLUMNS = ["statement", "quantity", "form", "measured", "bound", "sense", "hypotheses_met", "holds"]
+COLUMNS = [
+    "statement",
+    "quantity",
+    "form",
+    "measured",
+    "bound",
+    "sense",
+    "hypotheses_met",
+    "holds",
+    "vacuous",
+    "violated",
+]
 
 
 def mlp(*tail, inputs=6, width=8, classes=3, seed=0):

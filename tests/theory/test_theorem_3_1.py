@@ -230,3 +230,22 @@ def test_errors_say_what_is_wrong():
         theorem_3_1_nc1(LinearHead(weights, features, y), "exact")
     with pytest.raises(ValueError, match="count"):
         telescoping(weights, 7)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-12, 1e-10, 1e-9, 1e-8])
+def test_rounding_near_exact_collapse_is_no_violation(noise):
+    for classes, depth, seed in itertools.product((2, 3), (2, 5), range(12)):
+        generator = torch.Generator().manual_seed(seed)
+        weights, features, y = random_head(generator, classes, depth, noise=0.0, spread=(1.0, 1.0))
+        noisy = features + noise * torch.randn(features.shape, generator=generator, dtype=torch.float64)
+        for form in FORMS:
+            check = theorem_3_1_nc1(LinearHead(weights, noisy, y), form)
+            assert not check.violated, str(check)
+
+
+@pytest.mark.parametrize("noise", [1e-9, 1e-6, 1e-3])
+def test_the_allowance_for_rounding_hides_nothing(noise):
+    weights, features, y = random_head(torch.Generator().manual_seed(0), noise=0.0, spread=(1.0, 1.0))
+    noisy = features + noise * torch.randn(features.shape, generator=torch.Generator().manual_seed(1)).double()
+    check = theorem_3_1_nc1(LinearHead(weights, noisy, y))
+    assert dataclasses.replace(check, bound=0.999 * check.measured).violated

@@ -250,6 +250,28 @@ def test_without_weight_decay_nothing_balances():
     np.testing.assert_allclose(trajectory.imbalances, trajectory.imbalances[0], rtol=1e-5)
 
 
+def test_nothing_to_check_and_nan_never_hold(centrepiece):
+    before = network([3, 4, 3, 2])
+    after = [0.9 * w for w in before]
+    for broken in (before, after):
+        kept = broken[-1].copy()
+        broken[-1][0, 0] = math.nan
+        with pytest.raises(ValueError, match="finite"):
+            balancedness_step(before, after, 0.1, 0.1, 1)
+        broken[-1][:] = kept
+    for some, nonlinear in ((before, 2), (before, 9), ([], 0)):
+        with pytest.raises(ValueError, match="two layers or more"):
+            balancedness_step(some, some, 0.1, 0.1, nonlinear)
+    run = centrepiece[-1] if isinstance(centrepiece, tuple) else centrepiece
+    states = run.states.copy()
+    states[-1] = math.nan
+    broken = replace(run, states=states)
+    with pytest.raises(ValueError, match="finite states"):
+        balancedness_flow(broken)
+    with pytest.raises(ValueError, match="finite"):
+        Objective(np.full((2, 2), math.nan), np.arange(2), 1, 0.0)
+
+
 # --- assumptions
 
 
