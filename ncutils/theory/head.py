@@ -32,13 +32,14 @@ class LinearHead:
     Args:
         weights: W_{L1+1}, …, W_L, at least two, each ``(out, in)``; the last has K rows.
         features: Z_{L1}, ``(N, n)``, the features entering the first linear layer.
-        y: labels ``(N,)``, integers 0..K−1, every class equally often.
+        y: labels ``(N,)``, integers 0..K−1, every class present. Classes may differ in size: then s_K(Y)² is the
+            smallest one, and class means are means over the class.
 
     Tensors are converted to float64 and keep their autograd graph; attributes are computed once, on demand.
 
     Raises:
-        ValueError: fewer than two layers, shapes that do not chain, labels that are missing, out of range or
-            not balanced, or entries that are not finite.
+        ValueError: fewer than two layers, shapes that do not chain, labels that are missing or out of range, or
+            entries that are not finite.
     """
 
     def __init__(self, weights: Sequence[Tensor], features: Tensor, y: Tensor):
@@ -83,14 +84,19 @@ class LinearHead:
     # --- labels and error
 
     @cached_property
+    def counts(self) -> Tensor:
+        """Samples a class, (K,)."""
+        return torch.bincount(self.y, minlength=self.num_classes)
+
+    @cached_property
     def one_hot(self) -> Tensor:
         """Yᵀ, (N, K)."""
         return torch.nn.functional.one_hot(self.y, self.num_classes).to(self.features)
 
     @property
     def label_scale(self) -> float:
-        """s_K(Y) = √(N/K): with balanced classes every singular value of Y."""
-        return math.sqrt(self.num_samples / self.num_classes)
+        """s_K(Y), the square root of the smallest class; √(N/K) where classes are equally large."""
+        return math.sqrt(int(self.counts.min()))
 
     @cached_property
     def layers(self) -> tuple[Tensor, ...]:
@@ -124,7 +130,7 @@ class LinearHead:
 
     def class_means(self, z: Tensor) -> Tensor:
         """Z̄ as rows, (K, n)."""
-        return self.one_hot.T @ z * (self.num_classes / self.num_samples)
+        return self.one_hot.T @ z / self.counts.to(z)[:, None]
 
     def within(self, z: Tensor) -> Tensor:
         """Z − Z̄Y: every sample minus its class mean, (N, n)."""
@@ -228,6 +234,10 @@ class LinearHead:
     def error_below(self, threshold: float, name: str, sense: str = "<") -> Hypothesis:
         return Hypothesis(f"‖E‖_F {'<' if sense == '<' else '≤'} {name}", self.eps1, threshold, sense)
 
+    def equal_classes(self) -> Hypothesis:
+        """Classes of one size, which the paper assumes."""
+        return Hypothesis("largest class ≤ smallest class", int(self.counts.max()), int(self.counts.min()), "<=")
+
     def full_rank(self) -> Hypothesis:
         """rank W_L = K, numerically."""
         return Hypothesis("rank W_L = K: s_K(W_L)/s_1(W_L)", self.sK / self.s1, RANK_THRESHOLD, ">")
@@ -318,10 +328,10 @@ def _checked_labels(y: Tensor, num_samples: int, num_classes: int) -> Tensor:
             f"y: got labels from {low} to {high}, expected 0 … {num_classes - 1}: "
             f"the last layer has K = {num_classes} outputs"
         )
-    counts = torch.bincount(y, minlength=num_classes)
-    if int(counts.min()) != int(counts.max()):
+    counts = torch.bincount(y.long(), minlength=num_classes)
+    if int(counts.min()) == 0:
+        missing = (counts == 0).nonzero().flatten().tolist()
         raise ValueError(
-            f"y: got class counts {counts.tolist()}, expected balanced classes: "
-            f"the same number of samples in each of K = {num_classes}"
+            f"y must have samples of every class 0 … {num_classes - 1}, one for each output; got none of {missing}"
         )
     return y.long()

@@ -86,7 +86,8 @@ def nc1_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     z2, z1 = head.layers[-3], head.layers[-2]
     measured = head.nc1(z1)
     factor = 2.0 if form == "paper" else 1.0
-    between = math.sqrt((k - 1) / k) - factor * head.eps1 / math.sqrt(n)
+    # each class mean of the error averages at least s_K(Y)² samples
+    between = math.sqrt((k - 1) / k) - factor * head.eps1 / (math.sqrt(k) * head.label_scale)
     gap = head.label_scale - head.eps1
     infinite = head.eps1.new_tensor(math.inf)
     if form == "sharp":
@@ -115,10 +116,11 @@ def _nc1_rounding(head: LinearHead, form: str) -> float:
     for z, w in zip(head.layers, head.weights, strict=False):
         errors.append(errors[-1] * float(op_norm(w)) + w.shape[1] * unit * float(z.norm() * w.norm()))
     n, k, last = head.num_samples, head.num_classes, head.layers[-2]
-    centring = (n // k + 2) * unit
+    centring = (int(head.counts.max()) + 2) * unit
     means = head.class_means(last)
     spread = float((means - means.mean(0)).norm()) * math.sqrt(n / k)  # √(N tr Σ_B)
-    between = math.sqrt((k - 1) * n / k) - (2 if form == "paper" else 1) * float(head.eps1)
+    miss = (2 if form == "paper" else 1) * float(head.eps1) / (math.sqrt(k) * head.label_scale)
+    between = math.sqrt(n) * (math.sqrt((k - 1) / k) - miss)
     gap = head.label_scale - float(head.eps1)
     factor = float(head.kappa_last) if form == "sharp" else float(head.radius) ** 2 / gap if gap > 0 else math.inf
     if spread <= 0 or between <= 0 or not math.isfinite(factor):
@@ -147,11 +149,12 @@ def theorem_3_1_nc1(head: LinearHead, form: str = "sharp") -> Check:
     n, k = head.num_samples, head.num_classes
     hypotheses = {
         "paper": lambda: (
+            head.equal_classes(),
             head.error_below(head.label_scale, "s_K(Y)", "<="),
             head.error_below(math.sqrt((k - 1) * n / (4 * k)), "√((K−1)N/(4K))", "<="),
         ),
         "simple": lambda: (head.error_below(head.label_scale, "s_K(Y)"),),
-        "sharp": lambda: (head.full_rank(), head.error_below(math.sqrt((k - 1) * n / k), "√((K−1)N/K)")),
+        "sharp": lambda: (head.full_rank(), head.error_below(math.sqrt(k - 1) * head.label_scale, "√(K−1) s_K(Y)")),
     }[form]()
     rounding = _nc1_rounding(head, form)
     return Check("Theorem 3.1 (NC1)", "nc1", form, hypotheses, *nc1_sides(head, form), "<=", rounding=rounding)
@@ -203,20 +206,19 @@ def theorem_3_1_conditioning(head: LinearHead, form: str = "sharp") -> Check:
 
 def nc2_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     """(NC2(Z_{L−1}), its bound); infinite for δ ≥ 1."""
-    n, k = head.num_samples, head.num_classes
     measured = head.nc2(head.layers[-2])
-    delta = op_norm(head.mean_error) if form == "sharp" else head.eps1 * math.sqrt(k / n)
+    delta = op_norm(head.mean_error) if form == "sharp" else head.eps1 / head.label_scale
     if delta >= 1:
         return measured, delta.new_tensor(math.inf)
     if form == "sharp":
         outside = head.s1**2 * head.imbalances[-1] * op_norm(head.class_means(head.layers[-3])) ** 2
         top = (((1 + delta) * head.kappa_last) ** 2 + outside).sqrt()
     elif form == "simple":
-        outside = head.s1 * head.feature_norms[-3] * (head.imbalances[-1] * k / n).sqrt()
+        outside = head.s1 * head.feature_norms[-3] * head.imbalances[-1].sqrt() / head.label_scale
         top = (1 + delta) * head.kappa_last + outside
     else:
         kappa = conditioning_sides(head, "paper")[1]
-        top = (1 + delta) * kappa + head.radius**2 * (head.eps2 * k / n).sqrt()
+        top = (1 + delta) * kappa + head.radius**2 * head.eps2.sqrt() / head.label_scale
     return measured, top / (1 - delta)
 
 

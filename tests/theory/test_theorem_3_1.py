@@ -217,7 +217,7 @@ def test_errors_say_what_is_wrong():
         (weights, features[:-1], y, "labels for"),
         (weights, features, y[:-1], "labels for"),
         (weights, features, y + 1, "labels from 1 to 3"),
-        (weights, features, y.clamp(max=1), "balanced"),
+        (weights, features, y.clamp(max=1), "every class"),
         (weights, features, y.double(), "integer"),
         (weights, features * math.nan, y, "NaN"),
         ([w.numpy() for w in weights], features, y, "torch tensor"),
