@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ncutils.theory.sufficient import LinearHead
+from ncutils.theory.checks import RELATIVE_TOLERANCE
+from ncutils.theory.head import LinearHead
 
 __all__ = ["Attack", "attack", "attack_heads", "random_head"]
 
@@ -24,8 +25,9 @@ class Attack:
     """What :func:`attack` found.
 
     Attributes:
-        ratio: the largest smaller-over-larger side met; above 1 the inequality is false.
-        start: the best ratio among the starting points, before any ascent.
+        ratio: the largest small/large met; above 1 the inequality is false. Infinite where ``large`` was not
+            positive or ``small`` infinite while small > large; NaN where no instance met the hypotheses.
+        start: the best ratio among the starting points, before any ascent; NaN if none met the hypotheses.
         history: best ratio so far, one a step, over all restarts.
         instance: the tensors at which ``ratio`` was met.
     """
@@ -34,6 +36,14 @@ class Attack:
     start: float
     history: tuple[float, ...]
     instance: tuple[Tensor, ...]
+
+    @property
+    def refuted(self) -> bool:
+        """Whether an instance breaks the inequality by more than rounding."""
+        return self.ratio > 1 + RELATIVE_TOLERANCE
+
+    def __str__(self) -> str:
+        return f"random start {self.start:.2g}, worst found {self.ratio:.4f}"
 
 
 def attack(
@@ -55,8 +65,19 @@ def attack(
         steps: steps of Adam a climb, with a step size that falls to 0 along a cosine.
         lr: first step size.
         seed: of all the draws.
+
+    Raises:
+        ValueError: no restarts or no steps.
+
+    >>> square = lambda generator: [torch.randn(4, generator=generator)]
+    >>> found = attack(lambda p: (p.abs().sum(), 2 * p.norm()), square, restarts=2)  # ‖p‖_1 ≤ √4 ‖p‖_2
+    >>> found.refuted, found.ratio > 0.999
+    (False, True)
     """
-    best, first, history, instance = -math.inf, -math.inf, [], ()
+    for name, value in (("restarts", restarts), ("steps", steps)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}")
+    best, first, history, instance = math.nan, math.nan, [], ()
     for restart in range(restarts):
         generator = torch.Generator().manual_seed(1000 * seed + restart)
         point = [p.detach().double() for p in start(generator)]
@@ -65,12 +86,13 @@ def attack(
         shrink, inside = 1.0, None
         for step in range(steps + 1):
             ratio, gradient = _log_gradient(sides, point)
-            if gradient is not None:
-                if step == 0:
-                    first = max(first, ratio)
-                if ratio > best:
+            if not math.isnan(ratio):  # a ratio counts with or without a gradient to go on from
+                if step == 0 and not first >= ratio:
+                    first = ratio
+                if not best >= ratio:
                     best, instance = ratio, tuple(point)
                 history.append(best)
+            if gradient is not None:
                 inside = point, gradient
             elif inside is None:
                 break
@@ -97,6 +119,7 @@ def attack_heads(
     restarts: int = 1,
     steps: int = 150,
     seed: int = 0,
+    name: str | None = None,
 ) -> Attack:
     """:func:`attack` an inequality about a :class:`LinearHead`, from random heads of several shapes; the worst of all.
 
@@ -105,6 +128,10 @@ def attack_heads(
         shapes: ``(K, L2, samples a class)`` of the heads.
         noise, spread: see :func:`random_head`.
         restarts, steps, seed: see :func:`attack`, for each shape.
+        name: print one line with this name and what was found.
+
+    Returns:
+        The attempt that went furthest, with ``start`` the best start over all shapes.
     """
     found = []
     for classes, depth, samples in shapes:
@@ -118,15 +145,26 @@ def attack_heads(
             return sides(LinearHead(tensors[:-1], tensors[-1], y))
 
         found.append(attack(instance, start, restarts=restarts, steps=steps, seed=seed))
-    return max(found, key=lambda attempt: attempt.ratio)
+    met = [attempt for attempt in found if not math.isnan(attempt.ratio)]
+    worst = max(met, key=lambda attempt: attempt.ratio) if met else found[0]
+    starts = [attempt.start for attempt in met if not math.isnan(attempt.start)]
+    worst = replace(worst, start=max(starts, default=math.nan))
+    if name is not None:
+        print(f"{name:22s} {worst}")
+    return worst
 
 
 def _log_gradient(sides, point: list[Tensor]) -> tuple[float, list[Tensor] | None]:
-    """small/large at a point and the gradient of its logarithm; None where there is none."""
+    """small/large at a point and the gradient of its logarithm; NaN outside the hypotheses, None without gradient."""
     parameters = [p.clone().requires_grad_() for p in point]
     small, large = sides(*parameters)
-    ratio = float(small.detach() / large.detach())
-    if not (math.isfinite(ratio) and ratio > 0):
+    low, high = float(small.detach()), float(large.detach())
+    if math.isnan(low) or math.isnan(high) or high == math.inf:
+        return math.nan, None
+    if high <= 0 or low == math.inf:  # no quotient to climb on, but still true or false
+        return math.inf if low > high else 0.0, None
+    ratio = low / high
+    if not ratio > 0:
         return ratio, None
     gradient = torch.autograd.grad(small.log() - large.log(), parameters, allow_unused=True)
     gradient = [torch.zeros_like(p) if g is None else g for p, g in zip(point, gradient, strict=True)]

@@ -7,17 +7,34 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["COLUMNS", "RELATIVE_TOLERANCE", "Check", "Hypothesis", "to_frame"]
+__all__ = ["COLUMNS", "RELATIVE_TOLERANCE", "Check", "Hypothesis", "Tally", "bound_text", "tally", "to_frame"]
 
 # Both sides of a check come out of float64 linear algebra. An inequality that is attained (a balanced head, an
 # identity) may miss by rounding; this much, relative to the larger side, is forgiven and nothing more.
 RELATIVE_TOLERANCE = 1e-9
 
-COLUMNS = ("statement", "quantity", "form", "measured", "bound", "sense", "hypotheses_met", "holds")
+COLUMNS = (
+    "statement",
+    "quantity",
+    "form",
+    "measured",
+    "bound",
+    "sense",
+    "hypotheses_met",
+    "holds",
+    "vacuous",
+    "violated",
+)
 
 _SENSES = ("<=", ">=", "<", ">", "==")
 _FORMS = ("paper", "simple", "sharp", "exact")
 _SIGNS = {"<=": "≤", ">=": "≥", "<": "<", ">": ">", "==": "="}
+
+
+# Where a bound on a quantity excludes nothing that matters. A cosine is never below −1; a spread of the samples as
+# large as that of the class means is no collapse; a float64 matrix with κ ≥ 1e12 counts as rank-deficient here.
+VACUOUS_FROM = {"nc1": 1.0, "nc2": 1e12, "kappa_W_L": 1e12, "kappa_head": 1e12}
+VACUOUS_BELOW = {"nc3": -1.0}
 
 
 def _number(value: float) -> str:
@@ -48,7 +65,7 @@ class Hypothesis:
 
     def __post_init__(self):
         if self.sense not in _SENSES[:4]:
-            raise ValueError(f"sense: got {self.sense!r}, expected one of {_SENSES[:4]}")
+            raise ValueError(f"sense must be one of {_SENSES[:4]}; got {self.sense!r}")
         object.__setattr__(self, "value", _as_float(self.value))
         object.__setattr__(self, "threshold", _as_float(self.threshold))
 
@@ -81,6 +98,12 @@ class Check:
         sense: ``"<="``, ``">="`` or ``"=="``.
         tolerance: slack relative to the larger side, for rounding only.
         rounding: absolute slack, the size of a difference of float64 numbers that would be 0 in exact arithmetic.
+
+    >>> check = Check("Theorem 3.1 (NC3)", "nc3", "simple", (), 0.98, -47.0, ">=")
+    >>> check.holds, check.vacuous, check.violated
+    (True, True, False)
+    >>> print(check)
+    Theorem 3.1 (NC3), simple: nc3 = 0.98 ≥ -47: holds, but the bound is vacuous
     """
 
     statement: str
@@ -95,9 +118,9 @@ class Check:
 
     def __post_init__(self):
         if self.form not in _FORMS:
-            raise ValueError(f"form: got {self.form!r}, expected one of {_FORMS}")
+            raise ValueError(f"form must be one of {_FORMS}; got {self.form!r}")
         if self.sense not in ("<=", ">=", "=="):
-            raise ValueError(f"sense: got {self.sense!r}, expected '<=', '>=' or '=='")
+            raise ValueError(f"sense must be '<=', '>=' or '=='; got {self.sense!r}")
         object.__setattr__(self, "hypotheses", tuple(self.hypotheses))
         object.__setattr__(self, "measured", _as_float(self.measured))
         object.__setattr__(self, "bound", _as_float(self.bound))
@@ -124,6 +147,28 @@ class Check:
         return m == b or abs(m - b) <= slack
 
     @property
+    def silent(self) -> bool:
+        """Whether a hypothesis fails, so that the statement says nothing."""
+        return not self.hypotheses_met
+
+    @property
+    def violated(self) -> bool:
+        """Whether the hypotheses are met and the claim is false, or not a number."""
+        return self.holds is False
+
+    @property
+    def vacuous(self) -> bool:
+        """Whether the hypotheses are met and the bound excludes nothing: NC3 ≥ −47, NC1 ≤ 300, κ ≤ 1e14, x ≤ ∞.
+
+        The limits are −1 for NC3, 1 for NC1, 1e12 for κ and NC2, and 0 for a floor under anything else.
+        """
+        if self.silent or self.sense == "==":
+            return False
+        if self.sense == ">=":
+            return self.bound <= VACUOUS_BELOW.get(self.quantity, 0.0)
+        return self.bound >= VACUOUS_FROM.get(self.quantity, math.inf)
+
+    @property
     def ratio(self) -> float:
         """How much of the bound is used up: at most 1 exactly when the inequality holds, 1 when it is attained.
 
@@ -147,6 +192,8 @@ class Check:
 
     @property
     def verdict(self) -> str:
+        if self.holds and self.vacuous:
+            return "holds, but the bound is vacuous"
         return {None: "says nothing here", True: "holds", False: "VIOLATED"}[self.holds]
 
     def __str__(self) -> str:
@@ -171,8 +218,64 @@ class Check:
         return f"<table><caption>{title}</caption><tbody>{rows}{claim}</tbody></table>"
 
 
+@dataclass(frozen=True)
+class Tally:
+    """How many checks said something, how many did not, and how many came out false; see :func:`tally`.
+
+    Attributes:
+        spoke: hypotheses met and a bound that excludes something, or a violation.
+        silent: a hypothesis fails.
+        vacuous: hypotheses met, but the bound excludes nothing.
+        violated: how many of those that spoke are false.
+    """
+
+    spoke: int
+    silent: int
+    vacuous: int
+    violated: int
+
+    @property
+    def sound(self) -> bool:
+        """Whether something was said and none of it is false; checks that said nothing are no evidence."""
+        return self.spoke > 0 and self.violated == 0
+
+    def __str__(self) -> str:
+        return f"{self.violated} violated of {self.spoke} that speak ({self.silent} silent, {self.vacuous} vacuous)"
+
+
+def tally(checks) -> Tally:
+    """Count what checks said.
+
+    Args:
+        checks: :class:`Check` objects, or a frame with the columns of :func:`to_frame`.
+
+    >>> checks = [Check("S", "nc1", "sharp", (), 0.1, bound, "<=") for bound in (0.2, 0.05, 300.0)]
+    >>> print(tally(checks))
+    1 violated of 2 that speak (0 silent, 1 vacuous)
+    """
+    if hasattr(checks, "columns"):
+        rows = list(zip(checks["hypotheses_met"], checks["vacuous"], checks["violated"], strict=True))
+    else:
+        rows = [(check.hypotheses_met, check.vacuous, check.violated) for check in checks]
+    silent = sum(not met for met, _, _ in rows)
+    vacuous = sum(bool(empty and not violated) for _, empty, violated in rows)
+    return Tally(len(rows) - silent - vacuous, silent, vacuous, sum(bool(violated) for _, _, violated in rows))
+
+
+def bound_text(value: float, floor: float = 1e-12) -> str:
+    """A number for print: four digits, or ``"below 1e-12"`` where float64 rounding is all that is left.
+
+    >>> bound_text(0.0123456), bound_text(3e-27), bound_text(float("inf"))
+    ('0.01235', 'below 1e-12', '∞')
+    """
+    return f"below {floor:g}" if abs(value) < floor else _number(float(value))
+
+
 def to_frame(checks: Iterable[Check]):
-    """Checks as a pandas ``DataFrame``, one row each, with the columns :data:`COLUMNS`."""
+    """Checks as a pandas ``DataFrame``, one row each, with the columns :data:`COLUMNS`.
+
+    ``holds`` is None where a hypothesis fails; ``violated`` and ``vacuous`` are True or False throughout.
+    """
     import pandas as pd
 
     checks = checks if isinstance(checks, Sequence) else list(checks)

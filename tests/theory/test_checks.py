@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ncutils.theory import Check, Hypothesis, to_frame
+from ncutils.theory import Check, Hypothesis, Tally, bound_text, tally, to_frame
 
 
 def check(measured, bound, sense="<=", hypotheses=(), **keywords):
@@ -81,7 +81,18 @@ def test_numbers_become_floats():
 
 def test_frame_keeps_none():
     frame = to_frame([check(1.0, 2.0), check(1.0, 2.0, hypotheses=(Hypothesis("h", 1, 0, "<"),))])
-    columns = ["statement", "quantity", "form", "measured", "bound", "sense", "hypotheses_met", "holds"]
+    columns = [
+        "statement",
+        "quantity",
+        "form",
+        "measured",
+        "bound",
+        "sense",
+        "hypotheses_met",
+        "holds",
+        "vacuous",
+        "violated",
+    ]
     assert list(frame.columns) == columns
     assert frame["holds"].tolist() == [True, None]
 
@@ -98,3 +109,48 @@ def test_errors_name_the_argument():
         check(1, 2, "<")
     with pytest.raises(ValueError, match="form"):
         Check("s", "nc1", "rough", (), 1, 2, "<=")
+
+
+def test_a_name_shared_by_module_and_function_is_the_function():
+    import importlib
+
+    import ncutils
+    from ncutils import theory
+
+    for name in ("attack", "certify", "theorem_4_4"):
+        module = importlib.import_module(f"ncutils.theory.{name}")
+        assert getattr(theory, name) is getattr(module, name)
+    assert ncutils.certify is theory.certify and callable(ncutils.certify)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "measured", "sense", "bound", "vacuous"),
+    [
+        ("nc3", 0.9, ">=", -47.0, True),
+        ("nc3", 0.9, ">=", -0.5, False),
+        ("nc1", 0.1, "<=", 300.0, True),
+        ("nc1", 0.1, "<=", 0.9, False),
+        ("kappa_head", 3.0, "<=", 1e14, True),
+        ("kappa_head", 3.0, "<=", 1e6, False),
+        ("ntk", 3.0, ">=", 0.0, True),
+        ("layers", 3.0, "<=", math.inf, True),
+    ],
+)
+def test_a_bound_that_excludes_nothing_is_vacuous(quantity, measured, sense, bound, vacuous):
+    c = Check("S", quantity, "sharp", (), measured, bound, sense)
+    assert c.holds and c.vacuous is vacuous
+    assert ("vacuous" in str(c)) is vacuous
+
+
+def test_tally_counts_what_was_said():
+    silent = check(1.0, 2.0, hypotheses=(Hypothesis("h", 1, 0, "<"),))
+    checks = [check(0.1, 0.2), check(0.3, 0.2), check(0.1, 50.0), silent, check(math.nan, 50.0)]
+    for counted in (tally(checks), tally(iter(checks)), tally(to_frame(checks))):
+        assert counted == Tally(spoke=3, silent=1, vacuous=1, violated=2)
+        assert not counted.sound
+    assert tally(checks[:1]).sound
+    assert not tally([silent, silent]).sound and not tally([]).sound
+
+
+def test_rounding_is_printed_as_such():
+    assert [bound_text(v) for v in (0.0, 1e-13, -1e-13, 2e-12)] == ["below 1e-12"] * 3 + ["2e-12"]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncutils.theory.sufficient import LinearHead
+from ncutils.theory.head import LinearHead
 
 __all__ = [
     "DESCENT_ROUNDING",
@@ -25,7 +25,9 @@ __all__ = [
     "Trajectory",
     "descend",
     "flow",
+    "general_position",
     "imbalances",
+    "initialise",
     "largest_step",
     "pack",
     "unpack",
@@ -268,8 +270,6 @@ class Trajectory:
         steps: step numbers, for descent.
         descent_gap: for descent, the largest (C⁺ − C + (η/2)‖∇C_λ‖²)/C over *all* steps: at most rounding when every
             step decreased the cost by what smoothness would guarantee.
-        evaluations: gradients computed (flow: by the solver).
-        jacobians: Hessians computed.
     """
 
     objective: Objective
@@ -280,8 +280,6 @@ class Trajectory:
     step_size: float | None = None
     steps: np.ndarray | None = None
     descent_gap: float = -math.inf
-    evaluations: int = 0
-    jacobians: int = 0
 
     def __len__(self) -> int:
         return len(self.times)
@@ -381,8 +379,6 @@ def flow(
         times,
         np.ascontiguousarray(solution.y[:-1].T),
         solution.y[-1],
-        evaluations=solution.nfev,
-        jacobians=solution.njev,
     )
 
 
@@ -472,7 +468,6 @@ def descend(objective: Objective, weights: Sequence, step_size: float, steps: in
         step_size=step_size,
         steps=kept,
         descent_gap=worst,
-        evaluations=int(kept[-1]),
     )
 
 
@@ -495,6 +490,81 @@ def largest_step(objective: Objective, weights: Sequence, trial_steps: int = 500
     return low * unit
 
 
+# --- data and initialisation
+
+
+def general_position(samples: int, dimension: int, norm: float = 3.0, noise: float = 0.15, seed: int = 0) -> np.ndarray:
+    """Inputs without any structure: orthonormal directions plus ``noise`` times unit noise, all of one norm.
+
+    No sample is closer to those of its own class than to the others, so collapse cannot be read off the data.
+
+    Args:
+        samples: N, at most ``dimension``.
+        dimension: d.
+        norm: ‖x_i‖.
+        noise: 0 for orthogonal inputs.
+        seed: of the draw.
+
+    Returns:
+        ``(N, d)``.
+    """
+    if samples > dimension:
+        raise ValueError(f"samples: got {samples}, expected at most dimension = {dimension}")
+    generator = np.random.default_rng(seed)
+    x = np.linalg.qr(generator.standard_normal((dimension, samples)))[0].T
+    x = x + noise * generator.standard_normal((samples, dimension)) / math.sqrt(dimension)
+    return norm * x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def initialise(
+    objective: Objective, widths: Sequence[int], scale: float, *, small: float = 1e-3, seed: int = 0
+) -> list[Tensor]:
+    """An initialisation that meets Assumption 4.3 once ``scale`` is large enough.
+
+    Every W_ℓ is a random matrix with orthonormal rows or columns times a number: 1e-3 for W_2 (so that f(X) ≈ 0),
+    ``scale`` for W_3..W_L, and for W_1 whatever makes λ_F = ``scale`` ‖X‖_op, so that no layer is the weak one.
+
+    Args:
+        objective: for its inputs and activation.
+        widths: n_1..n_L.
+        scale: μ.
+        small: factor of W_2.
+        seed: of the random matrices.
+
+    Returns:
+        Float64 tensors ``(out, in)``.
+
+    Raises:
+        ValueError: n_1 < N, n_L ≠ K, or features σ(W_1X) that no scaling gives full rank.
+    """
+    from scipy.optimize import brentq
+
+    if widths[0] < objective.num_samples:
+        raise ValueError(f"widths: got n_1 = {widths[0]}, expected at least N = {objective.num_samples}")
+    generator = np.random.default_rng(seed)
+    weights = []
+    for fan_in, fan_out in itertools.pairwise([objective.x.shape[1], *widths]):
+        q = np.linalg.qr(generator.standard_normal((max(fan_in, fan_out), min(fan_in, fan_out))))[0]
+        weights.append(q if fan_out >= fan_in else q.T)
+    objective.shapes(weights)
+    target = scale * op_norm(objective.x)
+
+    def gap(log_factor: float) -> float:
+        features = objective.sigma(math.exp(log_factor) * (objective.x @ weights[0].T))
+        return math.log(max(smallest(features), 1e-300) / target)
+
+    guess = math.log(scale)
+    low, high = guess - 3, guess + 3
+    while gap(low) > 0:
+        low -= 3
+    while gap(high) < 0:
+        high += 3
+        if high > guess + 40:
+            raise ValueError("objective.x: σ(W_1X) stays rank-deficient; expected inputs in general position")
+    factors = [math.exp(brentq(gap, low, high, xtol=1e-13)), small] + [scale] * (len(weights) - 2)
+    return [torch.from_numpy(np.ascontiguousarray(f * w)) for f, w in zip(factors, weights, strict=True)]
+
+
 # --- small pieces
 
 
@@ -506,7 +576,9 @@ def as_matrix(value, name: str) -> np.ndarray:
     """``value`` as a finite float64 matrix."""
     array = np.asarray(detached(value), dtype=np.float64)
     if array.ndim != 2:
-        raise ValueError(f"{name}: got shape {array.shape}, expected two dimensions")
+        raise ValueError(f"{name} must have two dimensions; got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite; got NaN or infinite entries")
     return array
 
 

@@ -2,12 +2,10 @@
 
 Every statement of the section as a function that returns a :class:`~ncutils.theory.checks.Check`:
 
-* the balancedness laws, which hold for every step of plain (stochastic) gradient descent on any loss:
-  :func:`balancedness_step`, :func:`balancedness_flow`, :func:`balancedness_stationary`;
 * Assumptions 4.1 to 4.3: :func:`assumption_4_1`, :func:`assumption_4_2`, :meth:`TwoPhase.assumption_4_3`;
 * the pyramid PL lemma (:func:`pyramid_pl`) and Proposition 4.5 (:func:`proposition_4_5`);
-* Theorem 4.4: its constants (:class:`TwoPhase`), an initialisation that meets its hypotheses (:func:`initialise`), and
-  its conclusions along a trajectory of :mod:`ncutils.theory.dynamics` (``theorem_4_4_*``).
+* Theorem 4.4: its constants (:class:`TwoPhase`), its conclusions along a trajectory of
+  :mod:`ncutils.theory.simulate` (``theorem_4_4_*``).
 
 Form ``"simple"`` is this project's explicit constants, ``"sharp"`` the same argument with less thrown away,
 ``"paper"`` what is recalled of the paper (second-hand for Assumption 4.3 and Proposition 4.5). Everything is float64;
@@ -22,16 +20,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ncutils.theory.checks import Check, Hypothesis
-from ncutils.theory.dynamics import (
+from ncutils.theory.simulate import (
     DESCENT_ROUNDING,
     Objective,
     Trajectory,
-    as_matrix,
     imbalances,
+    initialise,
     norm2,
     op_norm,
     smallest,
@@ -41,11 +37,6 @@ __all__ = [
     "TwoPhase",
     "assumption_4_1",
     "assumption_4_2",
-    "balancedness_flow",
-    "balancedness_stationary",
-    "balancedness_step",
-    "general_position",
-    "initialise",
     "proposition_4_5",
     "pyramid_pl",
     "smallest_scale",
@@ -58,116 +49,11 @@ __all__ = [
     "theorem_4_4_path",
 ]
 
-# An identity between float64 matrices: relative discrepancy allowed, and rounding of the matrices themselves.
-IDENTITY = 1e-10
 ROUNDING = 1e-14
 # κ of Proposition 4.5's sharp form, wherever it is used: small, because λ is far smaller than α there.
 YOUNG = 0.1
 # "To three digits", for a trajectory that a solver has integrated.
 THREE_DIGITS = 1e-3
-
-
-# --- balancedness
-
-
-def balancedness_step(
-    before: Sequence,
-    after: Sequence,
-    step_size: float,
-    weight_decay: float,
-    num_nonlinear: int,
-    *,
-    diagonal: bool = False,
-    activation: str = "relu",
-) -> Check:
-    """Balancedness lemma, discrete time: what one step of (stochastic) gradient descent does to the imbalance.
-
-    D_ℓ⁺ = (1−ηλ)²D_ℓ + η²(G_{ℓ+1}ᵀG_{ℓ+1} − G_ℓG_ℓᵀ), exactly, where ηG_ℓ = (1−ηλ)W_ℓ − W_ℓ⁺ is read off the step:
-    no data, no loss and no batch enter. With ``diagonal`` only the diagonals are compared, but across the
-    activations too, which is a law for positively homogeneous ones (ReLU).
-
-    Args:
-        before: all weights of the network, ``(out, in)``.
-        after: the same after one step.
-        step_size: η of that step.
-        weight_decay: λ of that step, in the same normalisation as η.
-        num_nonlinear: L1.
-        diagonal: compare diagonals over all layers in place of full matrices over the linear ones.
-        activation: name, for the diagonal law's hypothesis.
-
-    Returns:
-        The largest discrepancy over the layers against rounding. A step with momentum violates it.
-    """
-    before, after = ([as_matrix(w, "weights") for w in side] for side in (before, after))
-    if len(before) != len(after) or any(a.shape != b.shape for a, b in zip(before, after, strict=True)):
-        raise ValueError("after: got weights of other shapes than before")
-    shrink = 1 - step_size * weight_decay
-    moves = [shrink * a - b for a, b in zip(before, after, strict=True)]
-    first = 0 if diagonal else num_nonlinear
-    worst, allowed = 0.0, math.inf
-    for l in range(first, len(before) - 1):
-        old, new = before[l + 1].T @ before[l + 1] - before[l] @ before[l].T, imbalances(after[l : l + 2])[0]
-        gap = new - shrink**2 * old - (moves[l + 1].T @ moves[l + 1] - moves[l] @ moves[l].T)
-        gap = np.diag(gap) if diagonal else gap
-        sizes = [np.linalg.norm(w) for w in (before[l], before[l + 1], moves[l], moves[l + 1])]
-        tolerance = IDENTITY * (sizes[0] * sizes[2] + sizes[1] * sizes[3]) + ROUNDING * (sizes[0] ** 2 + sizes[1] ** 2)
-        discrepancy = float(np.linalg.norm(gap))
-        if discrepancy * allowed >= worst * tolerance or math.isinf(allowed):
-            worst, allowed = discrepancy, tolerance
-    hypotheses = ()
-    if diagonal:
-        grid = np.linspace(-8, 8, 65)
-        probe = Objective(np.zeros((2, 1)), np.array([0, 1]), 1, 0.0, activation)
-        homogeneity = float(np.abs(probe.sigma(grid) - probe.slope(grid) * grid).max())
-        hypotheses = (Hypothesis("σ'(h)h = σ(h): largest gap", homogeneity, 1e-12, "<="),)
-    name = "Balancedness lemma (descent, diagonal)" if diagonal else "Balancedness lemma (descent)"
-    return Check(name, "imbalance_step", "exact", hypotheses, worst, float(allowed), "<=")
-
-
-def balancedness_flow(trajectory: Trajectory, tolerance: float = THREE_DIGITS) -> Check:
-    """Balancedness lemma, continuous time: D_ℓ(t) = e^{−2λt}D_ℓ(0) along a gradient flow, exactly.
-
-    Args:
-        trajectory: from :func:`flow`.
-        tolerance: relative error granted to the solver.
-
-    Returns:
-        max over times and layers of ‖D_ℓ(t) − e^{−2λt}D_ℓ(0)‖_F / ‖e^{−2λt}D_ℓ(0)‖_F, against the tolerance; for
-        layers with D_ℓ(0) = 0 over the largest of the other denominators.
-    """
-    if trajectory.step_size is not None:
-        raise ValueError("trajectory: got gradient descent, expected a flow; see balancedness_step")
-    first = imbalances(trajectory.weights(0), trajectory.objective.num_nonlinear)
-    scales = [float(np.linalg.norm(d)) for d in first]
-    largest, worst = max(scales), 0.0
-    # a layer that starts balanced, but for rounding, has no size of its own to compare with
-    scales = [scale if scale > 1e-9 * largest else max(largest, 1e-300) for scale in scales]
-    for i, t in enumerate(trajectory.times):
-        decay = math.exp(-2 * trajectory.objective.weight_decay * t)
-        now = imbalances(trajectory.weights(i), trajectory.objective.num_nonlinear)
-        for d, d0, scale in zip(now, first, scales, strict=True):
-            worst = max(worst, float(np.linalg.norm(d - decay * d0)) / (decay * scale))
-    hypotheses = (Hypothesis("max ‖D_ℓ(0)‖_F > 0", largest, 0.0, ">"),)
-    return Check("Balancedness lemma (flow)", "imbalance", "exact", hypotheses, worst, tolerance, "<=")
-
-
-def balancedness_stationary(objective: Objective, weights: Sequence) -> Check:
-    """Balancedness lemma, stationary points: λD_ℓ = W_{ℓ+1}ᵀ∇_{ℓ+1}C_λ − ∇_ℓC_λ W_ℓᵀ at *every* point.
-
-    So ‖D_ℓ‖_op ≤ (‖W_{ℓ+1}‖‖∇_{ℓ+1}C_λ‖ + ‖∇_ℓC_λ‖‖W_ℓ‖)/λ for each ℓ, whatever the optimiser: zero where the gradient
-    is. The check holds the layer that uses up most of its bound.
-    """
-    weights = objective.arrays(weights)
-    gradients = objective.gradients(weights)
-    decay = objective.weight_decay
-    rows = []
-    for l in range(objective.num_nonlinear, len(weights) - 1):
-        w, v, g, h = (op_norm(a) for a in (weights[l], weights[l + 1], gradients[l], gradients[l + 1]))
-        measured = op_norm(weights[l + 1].T @ weights[l + 1] - weights[l] @ weights[l].T)
-        rows.append((measured, (v * h + g * w) / decay if decay else math.inf))
-    measured, bound = max(rows, key=lambda row: row[0] / row[1] if row[1] else math.inf if row[0] else 0.0)
-    hypotheses = (Hypothesis("λ > 0", decay, 0.0, ">"),)
-    return Check("Balancedness lemma (stationary)", "imbalance", "simple", hypotheses, measured, bound, "<=")
 
 
 # --- Assumptions
@@ -589,90 +475,6 @@ class TwoPhase:
         start = max(self.imbalances) + 4 * eta * (self.data_cost + 0.5 * decay * self.norm**2) + 4 * eta * decay * m
         return (1 - eta * decay) ** (2 * max(0, steps - self.k1(eta))) * start + 12 * eta * decay * m
 
-    def k2(self, step_size: float, epsilon2: float) -> float:
-        """Steps after which the bound above is at most ε2; infinite unless η < ε2/(12λm)."""
-        eta, decay, m = step_size, self.weight_decay, self.m
-        room = epsilon2 - 12 * eta * decay * m
-        if room <= 0:
-            return math.inf
-        start = max(self.imbalances) + 4 * eta * (self.data_cost + 0.5 * decay * self.norm**2) + 4 * eta * decay * m
-        return self.k1(eta) + max(0, math.ceil(math.log(start / room) / (-2 * math.log1p(-eta * decay))))
-
-
-# --- data and initialisation
-
-
-def general_position(samples: int, dimension: int, norm: float = 3.0, noise: float = 0.15, seed: int = 0) -> np.ndarray:
-    """Inputs without any structure: orthonormal directions plus ``noise`` times unit noise, all of one norm.
-
-    No sample is closer to those of its own class than to the others, so collapse cannot be read off the data.
-
-    Args:
-        samples: N, at most ``dimension``.
-        dimension: d.
-        norm: ‖x_i‖.
-        noise: 0 for orthogonal inputs.
-        seed: of the draw.
-
-    Returns:
-        ``(N, d)``.
-    """
-    if samples > dimension:
-        raise ValueError(f"samples: got {samples}, expected at most dimension = {dimension}")
-    generator = np.random.default_rng(seed)
-    x = np.linalg.qr(generator.standard_normal((dimension, samples)))[0].T
-    x = x + noise * generator.standard_normal((samples, dimension)) / math.sqrt(dimension)
-    return norm * x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
-def initialise(
-    objective: Objective, widths: Sequence[int], scale: float, *, small: float = 1e-3, seed: int = 0
-) -> list[Tensor]:
-    """An initialisation that meets Assumption 4.3 once ``scale`` is large enough.
-
-    Every W_ℓ is a random matrix with orthonormal rows or columns times a number: 1e-3 for W_2 (so that f(X) ≈ 0),
-    ``scale`` for W_3..W_L, and for W_1 whatever makes λ_F = ``scale`` ‖X‖_op, so that no layer is the weak one.
-
-    Args:
-        objective: for its inputs and activation.
-        widths: n_1..n_L.
-        scale: μ.
-        small: factor of W_2.
-        seed: of the random matrices.
-
-    Returns:
-        Float64 tensors ``(out, in)``.
-
-    Raises:
-        ValueError: n_1 < N, n_L ≠ K, or features σ(W_1X) that no scaling gives full rank.
-    """
-    from scipy.optimize import brentq
-
-    if widths[0] < objective.num_samples:
-        raise ValueError(f"widths: got n_1 = {widths[0]}, expected at least N = {objective.num_samples}")
-    generator = np.random.default_rng(seed)
-    weights = []
-    for fan_in, fan_out in itertools.pairwise([objective.x.shape[1], *widths]):
-        q = np.linalg.qr(generator.standard_normal((max(fan_in, fan_out), min(fan_in, fan_out))))[0]
-        weights.append(q if fan_out >= fan_in else q.T)
-    objective.shapes(weights)
-    target = scale * op_norm(objective.x)
-
-    def gap(log_factor: float) -> float:
-        features = objective.sigma(math.exp(log_factor) * (objective.x @ weights[0].T))
-        return math.log(max(smallest(features), 1e-300) / target)
-
-    guess = math.log(scale)
-    low, high = guess - 3, guess + 3
-    while gap(low) > 0:
-        low -= 3
-    while gap(high) < 0:
-        high += 3
-        if high > guess + 40:
-            raise ValueError("objective.x: σ(W_1X) stays rank-deficient; expected inputs in general position")
-    factors = [math.exp(brentq(gap, low, high, xtol=1e-13)), small] + [scale] * (len(weights) - 2)
-    return [torch.from_numpy(np.ascontiguousarray(f * w)) for f, w in zip(factors, weights, strict=True)]
-
 
 def smallest_scale(
     objective: Objective,
@@ -733,7 +535,9 @@ def theorem_4_4_fitting(phase: TwoPhase, trajectory: Trajectory) -> Check:
 def theorem_4_4_path(phase: TwoPhase, trajectory: Trajectory) -> Check:
     """Fitting: the path up to the last recorded time with C_λ > λm is no longer than :meth:`TwoPhase.path_bound`."""
     hypotheses, excess = _along(phase, trajectory)
-    measured = float(trajectory.path[np.flatnonzero(excess > 0)].max(initial=0.0))
+    seen = np.flatnonzero(excess > 0)
+    hypotheses += (Hypothesis("recorded times with V > 0", len(seen), 1, ">="),)
+    measured = float(trajectory.path[seen].max(initial=0.0))
     bound = phase.path_bound("flow" if trajectory.step_size is None else "descent")
     return Check("Theorem 4.4 (path)", "path", "sharp", hypotheses, measured, bound, "<=", 1e-6)
 
@@ -814,6 +618,8 @@ def _along(phase: TwoPhase, trajectory: Trajectory) -> tuple[tuple[Hypothesis, .
             Hypothesis("ηλ ≤ 1", trajectory.step_size * decay, 1.0, "<="),
             Hypothesis("descent inequality: largest violation", trajectory.descent_gap, DESCENT_ROUNDING, "<="),
         )
+    broken = len(trajectory) - int(np.isfinite(trajectory.states).all(axis=1).sum())
+    hypotheses += (Hypothesis("recorded states with NaN or infinite entries", broken, 0, "<="),)
     return hypotheses, trajectory.costs - decay * phase.m
 
 

@@ -13,7 +13,6 @@ from torch import nn
 from ncutils.theory import (
     LinearHead,
     attack,
-    conditioning,
     excess,
     layer_conditioning,
     linear_ntk_norm,
@@ -26,6 +25,8 @@ from ncutils.theory import (
     proposition_5_3_floor,
     random_head,
     schatten,
+    tangent_kernel,
+    theorem_5_2,
     theorem_5_2_a_priori,
     theorem_5_2_posteriori,
 )
@@ -36,10 +37,10 @@ FORMS = ("paper", "simple", "sharp")
 @settings(max_examples=150, deadline=None)
 @given(linear_heads(max_noise=2.0))
 def test_nothing_is_violated(head):
-    checks = [schatten(head.weights), layer_conditioning(head, None, None), theorem_5_2_posteriori(head, None, None)]
+    checks = [schatten(head.weights), layer_conditioning(head), theorem_5_2_posteriori(head)]
     for form in FORMS:
-        checks += [proposition_5_1(head, None, None, form), proposition_5_3_floor(head, None, None, form)]
-    checks += [proposition_5_3(head, None, None, layer) for layer in range(1, head.depth + 1)]
+        checks += [proposition_5_1(head, form), proposition_5_3_floor(head, form)]
+    checks += [proposition_5_3(head, layer) for layer in range(1, head.depth + 1)]
     for check in checks:
         assert check.holds is not False, str(check)
 
@@ -47,7 +48,7 @@ def test_nothing_is_violated(head):
 @settings(max_examples=60, deadline=None)
 @given(linear_heads(max_noise=1e-3))
 def test_second_certificate_is_never_weaker(head):
-    paper, simple = (proposition_5_1(head, None, None, form) for form in ("paper", "simple"))
+    paper, simple = (proposition_5_1(head, form) for form in ("paper", "simple"))
     if paper.hypotheses_met:
         assert simple.bound <= paper.bound * (1 + 1e-9)
 
@@ -76,11 +77,11 @@ def test_sharp_certificates_are_attained_for_two_classes(seed, depth):
     weights = head.weights
     y = torch.arange(2).repeat_interleave(2)
     head = LinearHead(weights, features, y)
-    certificate = proposition_5_1(head, None, None, "sharp")
+    certificate = proposition_5_1(head, "sharp")
     assert certificate.measured == pytest.approx(certificate.bound, rel=1e-6)
-    last = theorem_5_2_posteriori(head, None, None)
+    last = theorem_5_2_posteriori(head)
     assert last.measured == pytest.approx(last.bound, rel=1e-5)
-    layers = layer_conditioning(head, None, None)
+    layers = layer_conditioning(head)
     assert layers.measured == pytest.approx(layers.bound, rel=1e-8, abs=1e-10)
     for check in (certificate, last):
         assert dataclasses.replace(check, bound=0.99 * check.bound).holds is False
@@ -93,14 +94,14 @@ def test_sharp_is_not_always_below_simple():
     # layers diag(a) and diag(1/a): squared norms 2.2 each, product I
     weights = [stretch, torch.linalg.inv(stretch)]
     head = LinearHead(weights, eye, torch.arange(2))
-    assert float(conditioning.head_norm(head)) == pytest.approx(4.4)
-    assert proposition_5_1(head, None, None, "sharp").bound == pytest.approx(2.43, abs=0.01)
-    assert proposition_5_1(head, None, None, "simple").bound == pytest.approx(1.20, abs=0.01)
+    assert float(theorem_5_2.head_norm(head)) == pytest.approx(4.4)
+    assert proposition_5_1(head, "sharp").bound == pytest.approx(2.43, abs=0.01)
+    assert proposition_5_1(head, "simple").bound == pytest.approx(1.20, abs=0.01)
 
 
 def test_arccosh_survives_extremes():
     x = torch.tensor([0.0, 1e-20, 1.0, 800.0], dtype=torch.float64)
-    got = conditioning._arccosh_of_power(x, 1.0)
+    got = theorem_5_2._arccosh_of_power(x, 1.0)
     assert got[0] == 0
     assert got[1] == pytest.approx(math.sqrt(2) * 1e-10, rel=1e-8)
     assert got[2] == pytest.approx(math.acosh(math.e), rel=1e-12)
@@ -110,12 +111,12 @@ def test_arccosh_survives_extremes():
 def test_unmet_hypotheses_are_silent():
     weights, features, y = random_head(torch.Generator().manual_seed(0))
     for form in ("paper", "simple"):
-        assert proposition_5_1(weights, 5 * features, y, form).holds is None
-    assert proposition_5_3(weights, 5 * features, y).holds is None
-    assert proposition_5_3(weights, features, y, ntk=1e-3).holds is None
+        assert proposition_5_1(LinearHead(weights, 5 * features, y), form).holds is None
+    assert proposition_5_3(LinearHead(weights, 5 * features, y)).holds is None
+    assert proposition_5_3(LinearHead(weights, features, y), ntk=1e-3).holds is None
     flat = [*weights[:-1], weights[-1][[0, 0, 1]]]
-    assert proposition_5_1(flat, features, y, "sharp").holds is None
-    assert theorem_5_2_posteriori(flat, features, y).holds is None
+    assert proposition_5_1(LinearHead(flat, features, y), "sharp").holds is None
+    assert theorem_5_2_posteriori(LinearHead(flat, features, y)).holds is None
 
 
 def test_understated_imbalance_breaks_the_last_layer_certificate():
@@ -123,19 +124,19 @@ def test_understated_imbalance_breaks_the_last_layer_certificate():
     eye = torch.eye(2, dtype=torch.float64)
     tilt = torch.diag(torch.tensor([1.5, 1 / 1.5], dtype=torch.float64))
     head = LinearHead([eye, eye, eye, tilt], torch.linalg.inv(tilt), torch.arange(2))
-    assert theorem_5_2_posteriori(head, None, None).holds
+    assert theorem_5_2_posteriori(head).holds
     blind = LinearHead(head.weights, head.features, head.y)
     blind.__dict__["imbalances"] = torch.zeros(3, dtype=torch.float64)
-    assert theorem_5_2_posteriori(blind, None, None).holds is False
+    assert theorem_5_2_posteriori(blind).holds is False
 
 
 @pytest.mark.parametrize(
     ("sides", "tight"),
     [
-        (lambda h: conditioning.proposition_5_1_sides(h, "paper"), 0.9),
-        (lambda h: conditioning.proposition_5_1_sides(h, "simple"), 0.99),
-        (lambda h: (conditioning.ntk_floor(h, "simple"), conditioning.linear_ntk_norm_tensor(h)), 0.98),
-        (lambda h: (conditioning.ntk_floor(h, "sharp"), conditioning.linear_ntk_norm_tensor(h)), 0.95),
+        (lambda h: theorem_5_2.proposition_5_1_sides(h, "paper"), 0.9),
+        (lambda h: theorem_5_2.proposition_5_1_sides(h, "simple"), 0.99),
+        (lambda h: (tangent_kernel.ntk_floor(h, "simple"), tangent_kernel.linear_ntk_norm_tensor(h)), 0.98),
+        (lambda h: (tangent_kernel.ntk_floor(h, "sharp"), tangent_kernel.linear_ntk_norm_tensor(h)), 0.95),
     ],
 )
 def test_ascent_comes_close_and_not_past(sides, tight):
@@ -184,9 +185,9 @@ def test_a_priori_bound(seed, noise, weight_decay):
     )
     features = features_of(nonlinear, x)
     keywords = {"nonlinear_weights": nonlinear, "weight_decay": weight_decay}
-    check = theorem_5_2_a_priori(head, features, y, x=x, **keywords)
+    check = theorem_5_2_a_priori(LinearHead(head, features, y), x=x, **keywords)
     assert check.holds is not False, str(check)
-    delta = excess(head, features, y, reference=c, **keywords)
+    delta = excess(LinearHead(head, features, y), reference=c, **keywords)
     if noise == 0:
         assert check.holds
         assert delta == pytest.approx(0, abs=1e-9)
@@ -202,15 +203,19 @@ def test_a_priori_bound(seed, noise, weight_decay):
 def test_a_priori_is_silent_at_large_weight_decay_and_refuses_none():
     x, y, nonlinear, head = reference_network(0)
     keywords = {"nonlinear_weights": nonlinear, "x": x}
-    assert theorem_5_2_a_priori(head, features_of(nonlinear, x), y, weight_decay=1.0, **keywords).holds is None
+    assert (
+        theorem_5_2_a_priori(LinearHead(head, features_of(nonlinear, x), y), weight_decay=1.0, **keywords).holds is None
+    )
     with pytest.raises(ValueError, match="weight_decay"):
-        theorem_5_2_a_priori(head, features_of(nonlinear, x), y, weight_decay=0.0, **keywords)
+        theorem_5_2_a_priori(head, weight_decay=0.0, **keywords)
 
 
 def test_a_priori_is_silent_where_the_features_do_not_come_from_the_inputs():
     """σ(t) = 100t is no activation of the theorem; its features would refute the bound."""
     x, eye = 0.01 * torch.eye(2).double(), torch.eye(2).double()
-    check = theorem_5_2_a_priori([eye, eye], eye, torch.arange(2), nonlinear_weights=[eye], x=x, weight_decay=0.01)
+    check = theorem_5_2_a_priori(
+        LinearHead([eye, eye], eye, torch.arange(2)), nonlinear_weights=[eye], x=x, weight_decay=0.01
+    )
     assert check.measured > check.bound and check.holds is None
     assert [h.name for h in check.hypotheses if not h.holds] == ["‖Z_{L1}‖_F ≤ ‖X‖_F ∏‖W_ℓ‖_F"]
 
@@ -222,10 +227,10 @@ def test_rounding_is_no_violation_on_a_perfect_deep_head(depth):
     layer[0, 0], layer[9, 9] = 1 + 1e-8, 1 - 1e-8
     y = torch.arange(10)
     features = torch.linalg.inv(torch.linalg.matrix_power(layer, depth)).T
-    assert proposition_5_1([layer] * depth, features, y).holds
-    assert theorem_5_2_posteriori([layer] * depth, features, y).holds
+    assert proposition_5_1(LinearHead([layer] * depth, features, y)).holds
+    assert theorem_5_2_posteriori(LinearHead([layer] * depth, features, y)).holds
     # The tolerance stays far below anything that a head can differ by.
-    assert proposition_5_1([layer] * depth, features, y).tolerance < 1e-5
+    assert proposition_5_1(LinearHead([layer] * depth, features, y)).tolerance < 1e-5
 
 
 def test_trivial_solution_wins_beyond_a_depth():
@@ -271,9 +276,7 @@ def dense_kernel(head, layer=None):
 @settings(max_examples=20, deadline=None)
 @given(linear_heads())
 def test_kernel_norms_against_the_jacobian(head):
-    assert linear_ntk_norm(head, None, None) == pytest.approx(
-        float(torch.linalg.eigvalsh(dense_kernel(head))[-1]), rel=1e-10
-    )
+    assert linear_ntk_norm(head) == pytest.approx(float(torch.linalg.eigvalsh(dense_kernel(head))[-1]), rel=1e-10)
     for i, norm in enumerate(ntk_block_norms(head)):
         assert float(norm) == pytest.approx(float(torch.linalg.eigvalsh(dense_kernel(head, i))[-1]), rel=1e-10)
 
@@ -281,19 +284,19 @@ def test_kernel_norms_against_the_jacobian(head):
 @pytest.mark.parametrize("layer", [1, 2, 3])
 def test_block_identity(layer):
     head = LinearHead(*random_head(torch.Generator().manual_seed(layer)))
-    check = ntk_block(head, None, None, layer)
+    check = ntk_block(head, layer)
     assert check.holds, str(check)
     assert check.measured == pytest.approx(check.bound, rel=1e-10)
     with pytest.raises(ValueError, match="layer"):
-        ntk_block(head, None, None, 4)
+        ntk_block(head, 4)
 
 
 def test_lanczos_matches_dense(monkeypatch):
     head = LinearHead(*random_head(torch.Generator().manual_seed(5), num_classes=5, samples_per_class=6))
-    dense = linear_ntk_norm(head, None, None)
-    monkeypatch.setattr(conditioning, "DENSE_ORDER", 0)
+    dense = linear_ntk_norm(head)
+    monkeypatch.setattr(tangent_kernel, "DENSE_ORDER", 0)
     again = LinearHead(head.weights, head.features, head.y)
-    assert linear_ntk_norm(again, None, None) == pytest.approx(dense, rel=1e-10)
+    assert linear_ntk_norm(again) == pytest.approx(dense, rel=1e-10)
 
 
 def test_ntk_norm_of_a_whole_network():
@@ -312,12 +315,12 @@ def test_ntk_norm_of_a_whole_network():
 def test_floor_of_a_balanced_interpolating_head(seed, classes, depth):
     """The sharp floor is (s_K(Y)/s_1)² Σ_j κ^{2j} there, and with equal singular values it is attained."""
     head = exact_head(seed, num_classes=classes, num_linear=depth, spread=(0.8, 1.3))
-    check = proposition_5_3_floor(head, None, None)
+    check = proposition_5_3_floor(head)
     kappa, s1 = float(head.kappa_last), float(head.s1)
     expected = (head.label_scale / s1) ** 2 * sum(kappa ** (2 * j) for j in range(1, depth + 1))
     assert check.holds
     assert check.bound == pytest.approx(expected, rel=1e-8)
     even = exact_head(seed, num_classes=classes, num_linear=depth, spread=(1.1, 1.1))
-    check = proposition_5_3_floor(even, None, None)
+    check = proposition_5_3_floor(even)
     assert check.measured == pytest.approx(check.bound, rel=1e-8)
     assert dataclasses.replace(check, bound=1.01 * check.bound).holds is False

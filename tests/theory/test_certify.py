@@ -13,7 +13,18 @@ from ncutils.networks import MLP, ResNet20
 from ncutils.theory import Certificate, certify, linear_head, random_head
 
 QUANTITIES = ["nc1", "kappa_W_L", "nc2", "nc3", "kappa_head", "ntk"]
-COLUMNS = ["statement", "quantity", "form", "measured", "bound", "sense", "hypotheses_met", "holds"]
+COLUMNS = [
+    "statement",
+    "quantity",
+    "form",
+    "measured",
+    "bound",
+    "sense",
+    "hypotheses_met",
+    "holds",
+    "vacuous",
+    "violated",
+]
 
 
 def mlp(*tail, inputs=6, width=8, classes=3, seed=0):
@@ -287,7 +298,7 @@ def test_networks_of_this_library(data):
         ((linear(8, 8), nn.Linear(8, 3)), "'3' has a bias"),
         ((linear(8, 3),), "'1' .*ReLU.* stands between"),
         ((linear(8, 8), nn.ReLU(), linear(8, 3)), "'3' .*ReLU.* stands between '2' and '4'"),
-        ((linear(8, 8), nn.Dropout(0.5), linear(8, 3)), "'3' .*Dropout.* stands between '2' and '4'"),
+        ((linear(8, 8), nn.BatchNorm1d(8), linear(8, 3)), "'3' .*BatchNorm1d.* stands between '2' and '4'"),
         ((nn.Linear(8, 8), linear(8, 3)), "'2' has a bias"),
         ((linear(8, 8), linear(8, 3), nn.Softmax(1)), "Softmax.* stands after"),
     ],
@@ -306,27 +317,28 @@ def test_functional_operations_in_the_head(data):
         def forward(self, x):
             return self.after(self.b(self.between(self.a(x))))
 
-    same = lambda z: z  # noqa: E731
+    def same(z):
+        return z
+
     assert certify(Model(same, same), *data).layers == ("a", "b")
     # |z| is the identity on positive features: values alone cannot tell, noise of both signs can
     for between in (torch.relu, torch.abs, lambda z: z + 1):
         with pytest.raises(ValueError, match="not a module stands between 'a' and 'b'"):
             certify(Model(between, same), *data)
-    with pytest.raises(ValueError, match="an operation stands after"):
+    with pytest.raises(ValueError, match="not a module stands after"):
         certify(Model(same, torch.tanh), *data)
 
 
 def test_wrong_data(trained, data):
     x, y = data
     cases = [
-        (x, y[:-1], "expected \\(30,\\)"),
-        (x, nn.functional.one_hot(y), "expected \\(30,\\)"),
+        (x, y[:-1], "shape \\(30,\\)"),
+        (x, nn.functional.one_hot(y), "shape \\(30,\\)"),
         (x, y + 1, "labels from 1 to 3"),
-        (x, y.clamp(max=1), "balanced"),
-        (x[:29], y[:29], "balanced"),
+        (x, y.clamp(max=1), "every class"),
         (x, y.float(), "integer"),
         (x[:0], y[:0], "no samples"),
-        (x * math.nan, y, "x: got NaN"),
+        (x * math.nan, y, "x must be finite; got NaN"),
     ]
     for inputs, labels, message in cases:
         with pytest.raises(ValueError, match=message):
@@ -351,7 +363,7 @@ def test_wrong_models(data):
     with pytest.raises(ValueError, match="more than once"):
         certify(mlp(*[linear(8, 8)] * 2, nn.Identity(), nn.ReLU(), linear(8, 3))[:4], x, y % 8)
     weights, features, labels = random_head(torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match="x: got 3"):
+    with pytest.raises(ValueError, match="got 3"):
         certify((weights, features), torch.zeros(3, 2), labels)
 
 
@@ -364,3 +376,160 @@ def test_collapse_is_certified():
         check = certificate.check(quantity)
         assert check.holds
         assert check.bound == pytest.approx(check.measured, rel=1e-6)
+
+
+# --- awkward models
+
+
+class LoRA(nn.Linear):
+    """A layer that is an nn.Linear by type and computes something else."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes, bias=False)
+        self.down, self.up = nn.Parameter(torch.randn(2, sizes[0])), nn.Parameter(torch.randn(sizes[1], 2))
+
+    def forward(self, z):
+        return super().forward(z) + z @ self.down.T @ self.up.T
+
+
+class ReLULinear(nn.Linear):
+    def forward(self, z):
+        return super().forward(z).relu()
+
+
+def hooked():
+    layer = linear(8, 8)
+    layer.register_forward_hook(lambda module, args, out: 2 * out)
+    return layer
+
+
+@pytest.mark.parametrize(
+    "first", [LoRA(8, 8), ReLULinear(8, 8, bias=False), hooked()], ids=["LoRA", "ReLU inside", "hook"]
+)
+def test_a_layer_that_is_not_its_weight_is_not_taken(first, data):
+    with pytest.raises(ValueError, match=r"'2' .* does not compute z"):
+        certify(mlp(first, linear(8, 3)), *data)
+    # behind it the head is certified as it is
+    certificate = certify(mlp(first, linear(8, 8), linear(8, 3)), *data)
+    assert certificate.layers == ("3", "4")
+    with pytest.raises(ValueError, match="at least two"):
+        certify(mlp(linear(8, 8), first, linear(8, 3)), *data)
+
+
+def test_outputs_are_compared_with_the_rebuilt_head(data):
+    """A head that is linear on the samples it is found with and something else on later ones."""
+
+    class Moody(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = mlp()
+
+        def forward(self, x):
+            return self.body(x) * (1 if len(x) <= 16 else 2)
+
+    with pytest.raises(ValueError, match="differ from that by"):
+        certify(Moody(), *data)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        (linear(8, 8), nn.Dropout(0.5), linear(8, 3)),
+        (linear(8, 8), nn.Flatten(), nn.Identity(), linear(8, 3), nn.Sequential()),
+        (nn.Sequential(linear(8, 8), nn.Sequential(linear(8, 8), nn.Dropout(0.1))), linear(8, 3)),
+    ],
+)
+def test_what_does_nothing_in_evaluation_is_passed(tail, data):
+    x, y = data
+    model = mlp(*tail)
+    certificate = certify(model, x, y)
+    target = nn.functional.one_hot(y, 3)
+    expected = float((copy.deepcopy(model).double().eval()(x.double()) - target).norm().detach())
+    assert float(certificate.head.eps1) == pytest.approx(expected, rel=1e-12)
+
+
+def test_convolutions_of_one_pixel_before_average_pooling():
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 3, 5, 5), torch.arange(12) % 3
+    conv = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 1, bias=False), nn.Conv2d(6, 3, 1, bias=False)
+    model = nn.Sequential(*conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    certificate = certify(model, x, y)
+    assert certificate.layers == ("2", "3")
+    assert torch.allclose(certificate.head.output.float(), model(x), atol=1e-6)
+    mixed = nn.Sequential(*conv[:3], nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear(6, 3))
+    assert certify(mixed, x, y).layers == ("2", "5")
+    with pytest.raises(ValueError, match="ReLU"):
+        certify(nn.Sequential(*conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), x, y)
+
+
+def test_torch_errors_name_the_layer(data):
+    x, y = data
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = linear(6, 8), linear(8, 3)
+
+        def forward(self, z):
+            return self.b(self.a(z).mean(1))
+
+    class Float(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = mlp()
+
+        def forward(self, z):
+            return self.body(z.float())
+
+    old = mlp()
+    with pytest.warns(FutureWarning):
+        nn.utils.weight_norm(old[3])
+    cases = [
+        (Tokens(), torch.randn(30, 5, 6), "got one, 'b': an operation"),
+        (Float(), x, r"error at 'body.0' \(Linear\)"),
+        (mlp(), (255 * x.abs()).byte(), r"error at '0' \(Linear\) for x of torch.uint8"),
+        (old, x, r"computed tensor in '3' \(Linear\)"),
+        (torch.jit.trace(mlp(), x), x, "TorchScript"),
+        (mlp(), x[:, :5], r"error at '0' \(Linear\)"),
+    ]
+    for model, inputs, message in cases:
+        with pytest.raises(ValueError, match=message):
+            certify(model, inputs, y)
+
+
+def test_a_loader_gives_what_tensors_give(trained, data):
+    pairs = torch.utils.data.TensorDataset(*data)
+    whole = certify(trained, *data)
+    for loader in (
+        torch.utils.data.DataLoader(pairs, batch_size=7),
+        torch.utils.data.DataLoader(pairs, batch_size=30, shuffle=True),
+    ):
+        for a, b in zip(whole.checks, certify(trained, loader).checks, strict=True):
+            assert (a.measured, a.bound) == pytest.approx((b.measured, b.bound), rel=1e-9)
+    for bad, message in (([], "no samples"), ([data[0]], "pairs"), (3, "loader"), ([(data[0], data[1][:3])], "label")):
+        with pytest.raises(ValueError, match=message):
+            certify(trained, bad)
+    with pytest.raises(ValueError, match="y must be given"):
+        certify(([torch.eye(3)] * 2, torch.eye(3)), None)
+
+
+def test_the_text_says_why_and_ticks_nothing_that_is_vacuous(data):
+    certificate = certify(mlp(), *data)
+    text, html = repr(certificate), certificate._repr_html_()
+    silent = [c for c in certificate.checks if c.silent]
+    assert silent and all(str(h) in text for c in silent for h in c.hypotheses if not h.holds)
+    assert str(certificate.tally) in text and str(certificate.tally) in html
+    assert certificate.tally.vacuous and text.count("✓") == certificate.tally.spoke == html.count("✓")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_classes_of_uneven_size(seed):
+    """The constants for uneven classes: s_K(Y)² is the smallest class. The paper's forms say nothing there."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = (0.0, 1e-3, 0.03, 0.2)[seed % 4]
+    weights, features, y = random_head(generator, 3, 2 + seed % 3, 6, noise=noise, spread=(0.7, 1.5))
+    kept = torch.cat([(y == c).nonzero()[: (6, 1 + seed % 5, 2)[c], 0] for c in range(3)])
+    certificate = certify((weights, features[kept]), None, y[kept])
+    assert certificate.holds, certificate
+    assert certificate.tally.spoke > 0 or noise > 0.1
+    assert certificate.check("nc1", "paper").silent
