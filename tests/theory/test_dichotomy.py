@@ -1,0 +1,63 @@
+"""From a start the head cannot see, weight decay decides."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from ncutils.theory import descent, dynamics
+from ncutils.theory.dichotomy import dichotomy, dichotomy_floor, hidden_start
+
+WIDTHS = [8, 6, 2]
+
+
+def case(size=0.5, scale=3.0, seed=0, nonlinear=1, widths=WIDTHS):
+    x, y = descent.general_position(6, 8), np.arange(6) % 2
+    objective = dynamics.Objective(x, y, nonlinear, 0.0)
+    return objective, hidden_start(objective, widths, scale, size, seed)
+
+
+@pytest.mark.parametrize("nonlinear", [1, 2])
+def test_the_head_cannot_see_the_features(nonlinear):
+    objective, weights = case(nonlinear=nonlinear, widths=[8, 6, 5, 2])
+    features = objective.features(objective.arrays(weights))[1]
+    assert np.abs(features[-1]).max() < 1e-9 * np.abs(features[-2]).max()
+    assert np.abs(features[-2]).max() > 1
+
+
+def test_nc1_stays_up_without_decay_and_falls_with_it():
+    objective, weights = case()
+    floor, hypotheses = dichotomy_floor(objective, weights)
+    assert all(h.holds for h in hypotheses)
+    assert floor > 0.5
+    decay = descent.TwoPhase.at(objective, weights).largest_weight_decay
+    times = np.concatenate([[0.0], np.geomspace(1e-6, 5 / decay, 30)])
+    check = dichotomy(dynamics.flow(objective, weights, times, rtol=1e-7, atol=1e-10))
+    assert check.holds is True, str(check)
+    assert dataclasses.replace(check, bound=1.001 * check.measured).holds is False
+    decayed = dynamics.flow(dataclasses.replace(objective, weight_decay=decay), weights, times, rtol=1e-7, atol=1e-10)
+    assert decayed.nc1[-1] < 1e-2 * floor
+    assert dichotomy(decayed).holds is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_floor_holds_at_other_starts(seed):
+    objective, weights = case(size=0.3 + 0.2 * seed, seed=seed)
+    check = dichotomy(dynamics.flow(objective, weights, [0.0, 1e-4, 1e-2, 1.0, 100.0], rtol=1e-7, atol=1e-10))
+    assert check.holds is not False, str(check)
+
+
+def test_silent_where_the_path_may_be_long():
+    objective, weights = case(scale=0.05)
+    floor, hypotheses = dichotomy_floor(objective, weights)
+    assert floor == 0
+    assert not hypotheses[-1].holds
+    assert math.isfinite(hypotheses[-1].value)
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="must exceed K"):
+        case(widths=[8, 2, 2])
+    with pytest.raises(ValueError, match="num_nonlinear must be"):
+        case(nonlinear=3, widths=[8, 6, 5, 4, 2])
