@@ -128,7 +128,7 @@ def test_objective_rejects_what_does_not_fit():
     x = general_position(6, 8)
     with pytest.raises(ValueError, match="class counts"):
         Objective(x, np.array([0, 0, 0, 0, 1, 1]), 1, 0.1)
-    with pytest.raises(ValueError, match="expected 6 integer labels"):
+    with pytest.raises(ValueError, match="6 integer labels"):
         Objective(x, labels(5, 5), 1, 0.1)
     objective = Objective(x, labels(6, 2), 1, 0.1)
     with pytest.raises(ValueError, match=r"weights\[1\]: got shape"):
