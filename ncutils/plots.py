@@ -7,7 +7,7 @@ that says size, seeds and device of what is drawn.
 
 from __future__ import annotations
 
-__all__ = ["class_means", "figure1", "figure2", "figure3", "figure4", "figure5", "over_training", "style"]
+__all__ = ["bounds", "class_means", "figure1", "figure2", "figure3", "figure4", "figure5", "over_training", "style"]
 
 PAGE = 9.0  # inches, the width of a page
 
@@ -143,6 +143,65 @@ def figure3(table, title: str = "", other=None, names: tuple[str, str] = ("this 
         ("negativity_mean", "mean negativity", "", False),
     )
     return _against_depth(table, panels, "non-linear layers", title, other, names)
+
+
+def bounds(rows, label: str = "", *, x: str = "step", log: bool = True, axis=None):
+    """A measured quantity and its bounds along training; below, when each form has something to say.
+
+    A bound is drawn where its hypotheses are met. In the strip a square says so, a cross that the form is silent, an
+    empty square that its bound is vacuous.
+
+    Args:
+        rows: of one quantity, columns ``measured, bound, form, hypotheses_met, vacuous`` and ``x``, as
+            :func:`ncutils.theory.along` gives them.
+        label: of the vertical axis.
+        x: the column along which to draw; steps are drawn as step + 1, on a log axis.
+        log: whether the vertical axis is logarithmic.
+        axis: draw the upper panel only, into this one.
+
+    Returns:
+        The figure.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    if not len(rows):
+        raise ValueError("rows must hold at least one check; got none")
+    strip, figure = None, None if axis is None else axis.figure
+    if axis is None:
+        figure, (axis, strip) = plt.subplots(2, 1, figsize=(8, 4.4), height_ratios=[5, 1], sharex=True)
+    forms = [form for form in ("paper", "simple", "sharp") if (rows["form"] == form).any()]
+    shift = 1 if x == "step" else 0
+    measured = rows.drop_duplicates(x).sort_values(x)  # the same in every form
+    axis.plot(measured[x] + shift, measured["measured"], color="black", lw=2.2, label="measured")
+    looks = dict(
+        zip(
+            ("paper", "simple", "sharp"),
+            zip(sns.color_palette("colorblind"), (":", "--", "-"), strict=False),
+            strict=False,
+        )
+    )
+    for height, form in enumerate(forms):
+        part = rows[rows["form"] == form].sort_values(x)
+        met, empty, (colour, line) = part["hypotheses_met"].astype(bool), part["vacuous"].astype(bool), looks[form]
+        name = f"bound, {form} form" + ("" if met.any() else " (silent)")
+        axis.plot(part[x] + shift, part["bound"].where(met), line, color=colour, lw=1.8, marker=".", label=name)
+        if strip is None:
+            continue
+        for some, style in (
+            (met & ~empty, {"marker": "s", "s": 28, "color": colour}),
+            (met & empty, {"marker": "s", "s": 28, "facecolors": "none", "edgecolors": [colour]}),
+            (~met, {"marker": "x", "s": 18, "color": "0.6", "lw": 1}),
+        ):
+            strip.scatter(part[x][some] + shift, [height] * int(some.sum()), **style)
+    axis.set(xscale="log", ylabel=label, yscale="log" if log else "linear")
+    axis.legend(ncols=2, fontsize=9)
+    if strip is not None:
+        names = [f"{form} form" for form in forms]
+        strip.set(yticks=range(len(forms)), yticklabels=names, ylim=(len(forms) - 0.4, -0.6))
+        strip.set_xlabel(f"{x}{' + 1' if shift else ''}   (filled: says something; empty: vacuous; cross: silent)")
+        strip.grid(False)
+    return figure
 
 
 def _against_depth(table, panels, xlabel, title, other, names):

@@ -1,10 +1,11 @@
 """Every numbered statement of Sections 3, 4 and 5 as a function that returns a :class:`Check`, in float64.
 
 The statements are those of Jacot, Súkeník, Wang & Mondelli, arXiv:2410.04887; each stands in the module of its number.
-Where a module and a function share a name (``attack``, ``certify``, ``theorem_4_4``), the attribute of this package is
-the function; ``from ncutils.theory.certify import ...`` reaches the module.
+Where a module and a function share a name (``along``, ``attack``, ``certify``, ``theorem_4_4``), the attribute of this
+package is the function; ``from ncutils.theory.certify import ...`` reaches the module.
 """
 
+from ncutils.theory.along import along, evaluate
 from ncutils.theory.attack import Attack, attack, attack_heads, random_head
 from ncutils.theory.balancedness import balancedness_flow, balancedness_stationary, balancedness_step
 from ncutils.theory.certify import Certificate, certify, linear_head
@@ -87,6 +88,7 @@ __all__ = [
     "Tally",
     "Trajectory",
     "TwoPhase",
+    "along",
     "assumption_4_1",
     "assumption_4_2",
     "attack",
@@ -98,6 +100,7 @@ __all__ = [
     "certify",
     "conditioning_sides",
     "descend",
+    "evaluate",
     "excess",
     "flow",
     "general_position",

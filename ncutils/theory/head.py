@@ -46,13 +46,11 @@ class LinearHead:
         self.weights = tuple(_float64(w, f"weights[{i}]") for i, w in enumerate(weights))
         self.features = _float64(features, "features")
         if len(self.weights) < 2:
-            raise ValueError(f"weights: got {len(self.weights)} linear layer(s), expected at least 2")
+            raise ValueError(f"weights must be at least 2; got {len(self.weights)} linear layer(s)")
         width = self.features.shape[1]
         for i, w in enumerate(self.weights):
             if w.shape[1] != width:
-                raise ValueError(
-                    f"weights[{i}]: got shape {tuple(w.shape)}, expected (out, {width}) for what enters it"
-                )
+                raise ValueError(f"weights[{i}] must be (out, {width}) for what enters it; got shape {tuple(w.shape)}")
             width = w.shape[0]
         self.y = _checked_labels(y, num_samples=self.features.shape[0], num_classes=width)
 
@@ -300,32 +298,34 @@ def condition(singular_values: Tensor, n: int) -> Tensor:
 
 def known_form(form: str, known: tuple[str, ...]) -> None:
     if form not in known:
-        raise ValueError(f"form: got {form!r}, expected one of {known}")
+        raise ValueError(f"form must be one of {known}; got {form!r}")
 
 
 def _float64(value, name: str) -> Tensor:
     if not isinstance(value, Tensor):
-        raise ValueError(f"{name}: got {type(value).__name__}, expected a torch tensor")
+        raise ValueError(f"{name} must be a torch tensor; got {type(value).__name__}")
     if value.ndim != 2:
-        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected two dimensions")
+        raise ValueError(f"{name} must have two dimensions; got shape {tuple(value.shape)}")
     value = value.to(torch.float64)
     if not torch.isfinite(value.detach()).all():
-        raise ValueError(f"{name}: got NaN or infinite entries, expected finite numbers")
+        raise ValueError(f"{name} must be finite; got NaN or infinite entries")
     return value
 
 
 def _checked_labels(y: Tensor, num_samples: int, num_classes: int) -> Tensor:
     y = torch.as_tensor(y)
     if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
-        raise ValueError(f"y: got {y.dtype} of shape {tuple(y.shape)}, expected integer labels (N,)")
+        raise ValueError(f"y must be integer labels of shape (N,); got {y.dtype} of shape {tuple(y.shape)}")
     if y.shape[0] != num_samples:
-        raise ValueError(f"y: got {y.shape[0]} labels for {num_samples} samples")
+        raise ValueError(f"y must be {num_samples} labels, one a sample; got {y.shape[0]}")
+    if num_samples == 0:
+        raise ValueError("y must be one label or more; got no samples")
     if num_classes < 2:
         raise ValueError(f"weights: the last layer has {num_classes} output(s), expected K ≥ 2 classes")
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= num_classes:
         raise ValueError(
-            f"y: got labels from {low} to {high}, expected 0 … {num_classes - 1}: "
+            f"y must be 0 … {num_classes - 1}: ; got labels from {low} to {high}"
             f"the last layer has K = {num_classes} outputs"
         )
     counts = torch.bincount(y.long(), minlength=num_classes)

@@ -70,18 +70,18 @@ class Objective:
     def __post_init__(self):
         x, y = as_matrix(self.x, "x"), np.asarray(detached(self.y))
         if y.ndim != 1 or y.dtype.kind not in "iu" or len(y) != len(x):
-            raise ValueError(f"y: got {y.dtype} of shape {y.shape}, expected {len(x)} integer labels")
+            raise ValueError(f"y must be {len(x)} integer labels; got {y.dtype} of shape {y.shape}")
         counts = np.bincount(y)
         if len(counts) < 2 or counts.min() != counts.max():
-            raise ValueError(f"y: got class counts {counts.tolist()}, expected at least 2 classes of one size")
+            raise ValueError(f"y must be at least 2 classes of one size; got class counts {counts.tolist()}")
         if self.num_nonlinear < 1:
-            raise ValueError(f"num_nonlinear: got {self.num_nonlinear}, expected at least 1")
+            raise ValueError(f"num_nonlinear must be at least 1; got {self.num_nonlinear}")
         if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay: got {self.weight_decay}, expected >= 0")
+            raise ValueError(f"weight_decay must be >= 0; got {self.weight_decay}")
         if self.activation not in _ACTIVATIONS:
-            raise ValueError(f"activation: got {self.activation!r}, expected one of {_ACTIVATIONS}")
+            raise ValueError(f"activation must be one of {_ACTIVATIONS}; got {self.activation!r}")
         if not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma: got {self.gamma}, expected 0 < gamma <= 1")
+            raise ValueError(f"gamma must be 0 < gamma <= 1; got {self.gamma}")
         object.__setattr__(self, "x", x)
         object.__setattr__(self, "y", y.astype(np.int64))
 
@@ -126,12 +126,12 @@ class Objective:
         shapes = tuple(tuple(w.shape) for w in weights)
         if len(shapes) <= self.num_nonlinear:
             raise ValueError(
-                f"weights: got {len(shapes)} layers, expected more than num_nonlinear = {self.num_nonlinear}"
+                f"weights must be more than num_nonlinear = {self.num_nonlinear}; got {len(shapes)} layers"
             )
         width = self.x.shape[1]
         for i, shape in enumerate(shapes):
             if len(shape) != 2 or shape[1] != width:
-                raise ValueError(f"weights[{i}]: got shape {shape}, expected (out, {width})")
+                raise ValueError(f"weights[{i}] must be (out, {width}); got shape {shape}")
             width = shape[0]
         if width != self.num_classes:
             raise ValueError(f"weights: the last layer has {width} outputs, expected K = {self.num_classes}")
@@ -350,7 +350,7 @@ def flow(
 
     times = np.asarray(times, dtype=np.float64)
     if times.ndim != 1 or len(times) < 2 or times[0] != 0 or not (np.diff(times) > 0).all():
-        raise ValueError(f"times: got {times}, expected at least two, increasing from 0")
+        raise ValueError(f"times must be at least two, increasing from 0; got {times}")
     shapes = objective.shapes(weights)
     start = np.append(pack(objective.arrays(weights)), 0.0)
 
@@ -396,7 +396,7 @@ def descend(objective: Objective, weights: Sequence, step_size: float, steps: in
         record: how many states to keep, half of them spaced geometrically, half evenly.
     """
     if step_size <= 0 or steps < 1:
-        raise ValueError(f"step_size and steps: got {step_size} and {steps}, expected positive numbers")
+        raise ValueError(f"step_size and steps must be positive numbers; got {step_size} and {steps}")
     shapes = objective.shapes(weights)
     marks = {0, steps, *np.geomspace(1, steps, max(record // 2, 2)).round().astype(int).tolist()}
     marks |= set(np.linspace(0, steps, max(record // 2, 2)).round().astype(int).tolist())
@@ -476,6 +476,8 @@ def largest_step(objective: Objective, weights: Sequence, trial_steps: int = 500
 
     Found by bisection around 1/‖∇²C_λ(θ_0)‖_op. The run that follows must confirm it: see ``descent_gap``.
     """
+    if not 0 < precision < 1:
+        raise ValueError(f"precision must be above 0 and below 1; got {precision}")
     unit = 1 / float(np.abs(np.linalg.eigvalsh(objective.hessian(weights))).max())
 
     def kept(factor: float) -> bool:
@@ -509,7 +511,9 @@ def general_position(samples: int, dimension: int, norm: float = 3.0, noise: flo
         ``(N, d)``.
     """
     if samples > dimension:
-        raise ValueError(f"samples: got {samples}, expected at most dimension = {dimension}")
+        raise ValueError(f"samples must be at most dimension = {dimension}; got {samples}")
+    if not (0 < norm < math.inf and 0 <= noise < math.inf):
+        raise ValueError(f"norm, noise must be positive, at least 0, and finite; got {norm}, {noise}")
     generator = np.random.default_rng(seed)
     x = np.linalg.qr(generator.standard_normal((dimension, samples)))[0].T
     x = x + noise * generator.standard_normal((samples, dimension)) / math.sqrt(dimension)
@@ -540,7 +544,7 @@ def initialise(
     from scipy.optimize import brentq
 
     if widths[0] < objective.num_samples:
-        raise ValueError(f"widths: got n_1 = {widths[0]}, expected at least N = {objective.num_samples}")
+        raise ValueError(f"widths must be at least N = {objective.num_samples}; got n_1 = {widths[0]}")
     generator = np.random.default_rng(seed)
     weights = []
     for fan_in, fan_out in itertools.pairwise([objective.x.shape[1], *widths]):

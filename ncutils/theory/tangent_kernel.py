@@ -183,5 +183,5 @@ def proposition_5_3_floor(head: LinearHead, form: str = "sharp") -> Check:
 
 def _position(head: LinearHead, layer: int) -> int:
     if not 1 <= layer <= head.depth:
-        raise ValueError(f"layer: got {layer}, expected 1 … {head.depth}, a position in the linear head")
+        raise ValueError(f"layer must be 1 … {head.depth}, a position in the linear head; got {layer}")
     return layer - 1

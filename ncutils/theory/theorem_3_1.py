@@ -63,7 +63,7 @@ def telescoping(weights: Sequence[Tensor], count: int | None = None, form: str =
     depth = len(weights)
     count = depth if count is None else count
     if not 2 <= count <= depth:
-        raise ValueError(f"count: got {count}, expected 2 … {depth}, the number of layers")
+        raise ValueError(f"count must be 2 … {depth}, the number of layers; got {count}")
     classes = weights[-1].shape[0]
     # the lemma needs no data; one sample a class and zero features complete a LinearHead
     head = LinearHead(weights, weights[0].new_zeros(classes, weights[0].shape[1]), torch.arange(classes))

@@ -133,9 +133,11 @@ def proposition_4_5(
         factor, m = alpha / 4, (1 + math.sqrt(4 * decay / alpha)) ** 2 * radius**2
     elif form in ("simple", "sharp"):
         kappa = 0.5 if form == "simple" else young
+        if not 0 < kappa < 1:
+            raise ValueError(f"young must be above 0 and below 1; got {young}")
         factor, m = (1 - kappa) * alpha, 0.5 * radius**2 * (1 + decay / (kappa * alpha))
     else:
-        raise ValueError(f"form: got {form!r}, expected 'sharp', 'simple' or 'paper'")
+        raise ValueError(f"form must be 'sharp', 'simple' or 'paper'; got {form!r}")
     measured = 0.5 * norm2(objective.gradients(weights))
     bound = factor * (objective.cost(weights) - decay * m)
     slack = 1 + 1e-12
@@ -206,7 +208,7 @@ class TwoPhase:
         """
         weights = objective.arrays(weights)
         if len(weights) < 3:
-            raise ValueError(f"weights: got {len(weights)} layers, expected at least 3")
+            raise ValueError(f"weights must be at least 3; got {len(weights)} layers")
         samples, classes = objective.num_samples, objective.num_classes
         if target_error is None:
             target_error = math.sqrt((classes - 1) * samples / (4 * classes))
@@ -300,7 +302,7 @@ class TwoPhase:
         Ours and the paper's do not imply one another: ours carry ‖X‖_op, the paper's another power of 2.
         """
         if dynamics not in ("flow", "descent"):
-            raise ValueError(f"dynamics: got {dynamics!r}, expected 'flow' or 'descent'")
+            raise ValueError(f"dynamics must be 'flow' or 'descent'; got {dynamics!r}")
         root = math.sqrt(self.data_cost)
         if form == "sharp":
             need = self._need(dynamics)
@@ -313,7 +315,7 @@ class TwoPhase:
             left = self.lambda_F * math.prod(self.lambdas) * min(self.lambda_F, *self.lambdas)
             right = 8 * self.gamma * (2 / self.gamma) ** (self.depth / 2) * root
             return Hypothesis("4.3 paper (second-hand): λ_Fλ_{3→L}min ≥ 8γ(2/γ)^{L/2}√C_0", left, right, ">=")
-        raise ValueError(f"form: got {form!r}, expected 'sharp', 'simple' or 'paper'")
+        raise ValueError(f"form must be 'sharp', 'simple' or 'paper'; got {form!r}")
 
     def _need(self, dynamics: str) -> float:
         """c with ∫√α ds ≤ c√V_0 along the path: 2/√(2(1−κ)) for the flow, twice that for descent."""
@@ -393,7 +395,7 @@ class TwoPhase:
             The bound; infinite where ε1 is too large for it.
         """
         if form not in ("paper", "simple", "sharp"):
-            raise ValueError(f"form: got {form!r}, expected 'paper', 'simple' or 'sharp'")
+            raise ValueError(f"form must be 'paper', 'simple' or 'sharp'; got {form!r}")
         n, k = self.num_samples, self.num_classes
         error = self.fitted_error(slack)
         gap = math.sqrt(n / k) - error
@@ -424,8 +426,11 @@ class TwoPhase:
         top = math.log(self.largest_weight_decay)
         decay = math.exp(top if error_part(top) < 0 else brentq(error_part, -500.0, top, xtol=1e-12))
         phase = replace(self, weight_decay=decay * (1 - 1e-9))
-        solve = lambda log_d: math.log(phase.nc1_bound(math.exp(log_d), form, slack) / bound)  # noqa: E731
-        imbalance = math.exp(brentq(solve, -500.0, 50.0, xtol=1e-12))
+
+        def whole(log_imbalance: float) -> float:
+            return math.log(phase.nc1_bound(math.exp(log_imbalance), form, slack) / bound)
+
+        imbalance = math.exp(brentq(whole, -500.0, 50.0, xtol=1e-12))
         fitted = math.log(max(phase.excess, 1e-300) / (slack * phase.weight_decay * phase.m)) / phase.rate
         return phase, max(fitted, phase.t2(imbalance))
 
@@ -491,6 +496,9 @@ def smallest_scale(
         forms: pairs (form, dynamics) as in :meth:`TwoPhase.assumption_4_3`.
     """
     from scipy.optimize import brentq
+
+    if not 0 < margin < math.inf:
+        raise ValueError(f"margin must be positive and finite; got {margin}")
 
     def gap(log_scale: float) -> float:
         weights = initialise(objective, widths, math.exp(log_scale), small=small, seed=seed)
@@ -602,13 +610,13 @@ def _along(phase: TwoPhase, trajectory: Trajectory) -> tuple[tuple[Hypothesis, .
     """The hypotheses of the theorem for this trajectory, and C_λ − λm along it."""
     decay = trajectory.objective.weight_decay
     if not math.isclose(phase.weight_decay, decay, rel_tol=1e-6):
-        raise ValueError(f"phase: got constants for λ = {phase.weight_decay:g}, expected {decay:g}, the trajectory's")
+        raise ValueError(f"phase must be {decay:g}, the trajectory's; got constants for λ = {phase.weight_decay:g}")
     start = TwoPhase.at(trajectory.objective, trajectory.weights(0))
     for name in ("norm", "data_cost", "gamma", "num_nonlinear", "input_frobenius"):
         ours, theirs = getattr(phase, name), getattr(start, name)
         if not math.isclose(ours, theirs, rel_tol=1e-6, abs_tol=1e-12):
             raise ValueError(
-                f"phase: got constants of another start, {name} = {ours:g}; expected {theirs:g}, the trajectory's"
+                f"phase must be {theirs:g}, the trajectory's; got constants of another start, {name} = {ours:g}"
             )
     if trajectory.step_size is None:
         hypotheses = phase.hypotheses("flow")

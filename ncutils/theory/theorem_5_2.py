@@ -51,6 +51,8 @@ def schatten(weights: Sequence[Tensor]) -> Check:
         weights: L2 ≥ 1 matrices ``(out, in)`` that chain, first to last.
     """
     weights = [w.to(torch.float64) for w in weights]
+    if not weights:
+        raise ValueError("weights must be one matrix or more; got none")
     return Check("Schatten lemma", "schatten", "exact", (), *schatten_sides(weights), "<=")
 
 
@@ -206,7 +208,7 @@ def theorem_5_2_a_priori(
         ValueError: weight_decay that is not positive.
     """
     if not weight_decay > 0:
-        raise ValueError(f"weight_decay: got {weight_decay}, expected a positive number")
+        raise ValueError(f"weight_decay must be a positive number; got {weight_decay}")
     measured, bound, error = theorem_5_2_a_priori_sides(head, nonlinear_weights, x, weight_decay)
     narrowest = min(w.shape[1] for w in head.weights)
     # what |σ(t)| ≤ |t| and Z_{L1} coming from x are used for, and all that they are used for

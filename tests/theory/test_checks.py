@@ -117,7 +117,7 @@ def test_a_name_shared_by_module_and_function_is_the_function():
     import ncutils
     from ncutils import theory
 
-    for name in ("attack", "certify", "theorem_4_4"):
+    for name in ("along", "attack", "certify", "theorem_4_4"):
         module = importlib.import_module(f"ncutils.theory.{name}")
         assert getattr(theory, name) is getattr(module, name)
     assert ncutils.certify is theory.certify and callable(ncutils.certify)

@@ -214,8 +214,8 @@ def test_errors_say_what_is_wrong():
     cases = [
         (weights[-1:], features, y, "at least 2"),
         ([weights[0].T.repeat(2, 1), *weights[1:]], features, y, "weights"),
-        (weights, features[:-1], y, "labels for"),
-        (weights, features, y[:-1], "labels for"),
+        (weights, features[:-1], y, "one a sample"),
+        (weights, features, y[:-1], "one a sample"),
         (weights, features, y + 1, "labels from 1 to 3"),
         (weights, features, y.clamp(max=1), "every class"),
         (weights, features, y.double(), "integer"),
