@@ -4,7 +4,7 @@ Shapes follow torch's row convention: features ``(..., N, d)``, one shared ``lab
 ``0..K-1``, weights ``(..., out, in)``. Every function returns float64 on the device of its input.
 
 All metrics of features read from one :class:`ClassStatistics`. Data that do not fit in memory go through it batch by
-batch; :func:`ncutils.measure.measure` does so for the layers of a model.
+batch; :func:`ncutils.measure` does so for the layers of a model.
 
 NC1 to NC4 are named after Papyan, Han & Donoho (2020), arXiv:2008.08186; the forms of Definition 2.1 and Section 6 of
 arXiv:2410.04887, the paper of this book, are the defaults.
@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 _FRAMES = ("etf", "orthogonal")
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _MOST_CLASSES = 2**20  # a label beyond is a mistake, and would allocate as many rows
 
 
@@ -766,12 +767,7 @@ def _shaped(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     features = _real("features", features)
     if features.ndim < 2:
         raise ValueError(f"features must be (..., N, d); got shape {tuple(features.shape)}")
-    if (
-        not isinstance(labels, Tensor)
-        or labels.is_floating_point()
-        or labels.is_complex()
-        or labels.dtype == torch.bool
-    ):
+    if not isinstance(labels, Tensor) or labels.dtype not in _INTEGERS:
         seen = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
         raise ValueError(f"labels must be an integer tensor (N,); got {seen}")
     if labels.shape != features.shape[-2:-1]:

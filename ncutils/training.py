@@ -149,7 +149,7 @@ def measure_layers(network: MLP | ResNet20, data, step: int) -> list[dict]:
 
     Returns:
         One dict per (run, layer): ``run, step, layer, part, nc1, nc2, condition``, where defined ``negativity`` (ReLU
-        layers), ``balancedness, balancedness_relative`` (the imbalance of this layer and the next), ``nc3, nc4`` (layer L-1);
+        layers), ``balancedness, balancedness_relative`` (the imbalance of two layers), ``nc3, nc4`` (layer L-1);
         and repeated on each row the run's ``loss`` (data term, per sample), ``error`` (||f(X) - Y||_F), ``accuracy``.
     """
     was_training = network.training
