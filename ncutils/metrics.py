@@ -479,7 +479,7 @@ def self_duality(features: Tensor, labels: Tensor, weight: Tensor, kind: str = "
         ``(...)`` in [0, 2].
 
     Example:
-        >>> self_duality(torch.eye(2), torch.tensor([0, 1]), 7 * torch.eye(2), "orthogonal").item()
+        >>> round(self_duality(torch.eye(2), torch.tensor([0, 1]), 7 * torch.eye(2), "orthogonal").item(), 12)
         0.0
     """
     return _statistics(features, labels).self_duality(weight, kind)
@@ -497,8 +497,8 @@ def nc4(features: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
         ``(...)`` in [0, 1].
 
     Example:
-        >>> nc4(torch.eye(2), torch.tensor([0, 1]), torch.tensor([[0.0, 1.0], [0.0, 2.0]])).item()
-        0.5
+        >>> nc4(torch.eye(2), torch.tensor([0, 1]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])).item()
+        0.0
     """
     seen = _statistics(features, labels)
     return agreement(features.detach(), seen, _checked_weight(weight, seen.means))

@@ -1,5 +1,6 @@
 """ncutils.metrics against an independent NumPy reading of the definitions, closed forms, invariances and refusals."""
 
+import itertools
 import math
 
 import numpy as np
@@ -418,7 +419,7 @@ def exact_scatter(z, y):
 
 def parts_of(z, y, cuts, **options):
     edges = [0, *sorted(cuts), len(y)]
-    pairs = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    pairs = [(a, b) for a, b in itertools.pairwise(edges) if a < b]
     return [metrics.ClassStatistics(**options).update(z[a:b], y[a:b]) for a, b in pairs]
 
 
