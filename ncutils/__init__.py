@@ -16,6 +16,7 @@ _HOME = {
     "ResNet20": "networks",
     "TrainingConfig": "training",
     "train": "training",
+    "measure": "_measure",  # a module of that name would hide the function
     "Claim": "ledger",
     "Claims": "ledger",
     "certify": "theory",

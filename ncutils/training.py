@@ -149,7 +149,7 @@ def measure_layers(network: MLP | ResNet20, data, step: int) -> list[dict]:
 
     Returns:
         One dict per (run, layer): ``run, step, layer, part, nc1, nc2, condition``, where defined ``negativity`` (ReLU
-        layers), ``balancedness, balancedness_relative`` (this layer and the next), ``nc3, nc4`` (layer L-1);
+        layers), ``balancedness, balancedness_relative`` (the imbalance of two layers), ``nc3, nc4`` (layer L-1);
         and repeated on each row the run's ``loss`` (data term, per sample), ``error`` (||f(X) - Y||_F), ``accuracy``.
     """
     was_training = network.training
@@ -188,7 +188,6 @@ def _backbones(network: ResNet20, x: Tensor) -> Tensor:
 def _measure_block(network, weights: list[Tensor], z: Tensor, data) -> list[dict[str, Tensor]]:
     """Per layer its metrics, each ``(R,)``: those of :mod:`ncutils.metrics`, their common parts computed once."""
     labels, classes = data.y, data.num_classes
-    one_hot = torch.nn.functional.one_hot(labels, classes).double()
     exact = [w.double() for w in weights]
     singular = [metrics.singular_values(w) for w in exact]
     norms = [s[..., 0].square() for s in singular]
@@ -200,26 +199,22 @@ def _measure_block(network, weights: list[Tensor], z: Tensor, data) -> list[dict
         post = z.double()
         if not torch.isfinite(pre.sum()):
             metrics.negativity(pre)  # says how many are NaN or infinite; here one sum does instead of a look at each
-        if index == 0:
-            metrics.class_means(post[:1], labels)  # refuses labels that are not 0..K-1, once for all layers
-        means = (one_hot / one_hot.sum(0)).mT @ post
-        within = torch.linalg.matrix_norm(post - means[:, labels]).square() / len(labels)
-        between = (means - means.mean(-2, keepdim=True)).square().sum((-2, -1)) / classes
+        seen = metrics.ClassStatistics(classes).update(post, labels)
         column = {
-            "nc1": within / between,
-            "nc2": metrics.condition_number(means, rank=classes),
+            "nc1": seen.nc1(),
+            "nc2": seen.nc2(),
             "condition": metrics.ratio_of_singular_values(singular[index], weight.shape),
         }
         if curved:
             column["negativity"] = metrics.operator_norm(pre.clamp(max=0)) / metrics.operator_norm(pre)
         if index + 1 < len(weights):
-            column["balancedness"] = metrics.balancedness(exact[index], exact[index + 1])
+            column["balancedness"] = metrics.imbalance(exact[index], exact[index + 1])
             column["balancedness_relative"] = column["balancedness"] / torch.maximum(norms[index], norms[index + 1])
         if index == len(weights) - 2:
             column["nc3"] = metrics.mean_alignment(post, labels, exact[-1])
-            column["nc4"] = metrics.agreement(post, means, exact[-1])
+            column["nc4"] = metrics.agreement(post, seen, exact[-1])
         columns.append(column)
-    error = torch.linalg.matrix_norm(post - one_hot)
+    error = torch.linalg.matrix_norm(post - torch.nn.functional.one_hot(labels, classes))
     accuracy = (post.argmax(-1) == labels).double().mean(-1)
     whole = {"loss": error.square() / (2 * len(labels)), "error": error, "accuracy": accuracy}
     return [column | whole for column in columns]

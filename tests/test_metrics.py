@@ -1,5 +1,6 @@
 """ncutils.metrics against an independent NumPy reading of the definitions, closed forms, invariances and refusals."""
 
+import itertools
 import math
 
 import numpy as np
@@ -402,3 +403,136 @@ def test_refusals(call, words):
     with pytest.raises(ValueError) as caught:
         call()
     assert words in str(caught.value)
+
+
+# --- ClassStatistics: streamed, merged, against 80-bit arithmetic in two passes
+
+
+def exact_scatter(z, y):
+    """Scatter of each class and NC1, in two passes of 80-bit numbers."""
+    z = z.numpy().astype(np.longdouble)
+    means = np.array([z[y == c].mean(0) for c in range(max(y) + 1)])
+    scatter = [((z[y == c] - means[c]) ** 2).sum() for c in range(len(means))]
+    between = ((means - means.mean(0)) ** 2).sum() / len(means)
+    return np.array(scatter), sum(scatter) / len(y) / between
+
+
+def parts_of(z, y, cuts, **options):
+    edges = [0, *sorted(cuts), len(y)]
+    pairs = [(a, b) for a, b in itertools.pairwise(edges) if a < b]
+    return [metrics.ClassStatistics(**options).update(z[a:b], y[a:b]) for a, b in pairs]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 3e-7])  # 3e-7: NC1 of 1e-13
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("order", ["shuffled", "by class"])
+def test_streaming_equals_80_bit_arithmetic(dtype, spread, offset, order):
+    generator = torch.Generator().manual_seed(3)
+    y = torch.randint(0, 5, (700,), generator=generator)
+    y = y.sort().values if order == "by class" else y
+    z = torch.linalg.qr(draw(12, 5))[0].T[y] + spread / 12**0.5 * draw(700, 12, seed=4) + offset
+    z = z.to(dtype)
+    scatter, nc1 = exact_scatter(z, y.numpy())
+    streamed = metrics.ClassStatistics()
+    for start in range(0, 700, 37):
+        streamed.update(z[start : start + 37], y[start : start + 37])
+    for seen in (metrics.ClassStatistics(5).update(z, y), streamed):
+        if scatter.min() > 0:
+            np.testing.assert_allclose(seen.scatter.numpy(), scatter.astype(float), rtol=1e-12)
+        assert float(seen.nc1()) == pytest.approx(float(nc1), rel=1e-12)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    SAMPLES,
+    st.lists(st.integers(0, 60), min_size=3, max_size=3),
+    st.sampled_from([0.0, 1e3, 1e6]),
+    st.sampled_from([1.0, 1e-6]),
+)
+def test_merging_is_associative_and_commutative(seed, cuts, offset, spread):
+    generator, z, y, _ = random_case(seed)
+    z = torch.randn(int(y.max()) + 1, z.shape[1], generator=generator, dtype=torch.float64)[y] + spread * z + offset
+    parts = parts_of(z, y, [min(cut, len(y)) for cut in cuts], covariance=True)
+    left, right = parts[0], parts[-1]
+    for part in parts[1:]:
+        left = left.merge(part)
+    for part in parts[-2::-1]:
+        right = part.merge(right)
+    backwards = parts[-1]
+    for part in parts[-2::-1]:
+        backwards = backwards.merge(part)
+    scatter, _ = exact_scatter(z, y.numpy())
+    floor = 1e-9 * (1e-16 * max(1.0, offset)) + 1e-12 * scatter.max()  # a class of one sample has no scatter
+    for merged in (left, right, backwards):
+        np.testing.assert_allclose(merged.scatter.numpy(), scatter.astype(float), rtol=1e-11, atol=float(floor))
+        np.testing.assert_allclose(merged.means.numpy(), left.means.numpy(), rtol=1e-14, atol=1e-15)
+        trace = float(merged.covariance().diagonal(dim1=-2, dim2=-1).sum())
+        assert trace == pytest.approx(float(merged.scatter.sum()) / len(y), rel=1e-9, abs=float(floor))
+
+
+def test_an_outlier_first_costs_no_digits():
+    y = torch.arange(300) % 3
+    z = draw(300, 6)
+    z[:3] += 1e6
+    seen = metrics.ClassStatistics()
+    for start in range(0, 300, 10):
+        seen.update(z[start : start + 10], y[start : start + 10])
+    np.testing.assert_allclose(seen.scatter.numpy(), exact_scatter(z, y.numpy())[0].astype(float), rtol=1e-12)
+
+
+def test_streamed_covariance_gives_the_pinv_form_for_every_run():
+    z, y = draw(2, len(UNEVEN), 5), UNEVEN
+    seen = metrics.ClassStatistics(4, covariance=True).update(z[:, :9], y[:9]).update(z[:, 9:], y[9:])
+    close(seen.nc1("pinv"), metrics.nc1(z, y, "pinv"), 1e-10)
+    close(seen.covariance()[1], np_scatter(z[1].numpy(), y.tolist())[0])
+
+
+def test_equinorm_equiangularity_self_duality_and_ranks():
+    z, y, w = draw(len(UNEVEN), 6), UNEVEN, draw(4, 6, seed=1)
+    for kind in ("etf", "orthogonal"):
+        means = np_means(z.numpy(), y.tolist())
+        means = means - means.mean(0) if kind == "etf" else means
+        lengths = np.sqrt((means**2).sum(1))
+        close(metrics.equinorm(z, y, kind), lengths.std() / lengths.mean())
+        target = -1 / 3 if kind == "etf" else 0
+        pairs = [abs(means[a] @ means[b] / lengths[a] / lengths[b] - target) for a in range(4) for b in range(a)]
+        close(metrics.equiangularity(z, y, kind), np.mean(pairs))
+        distance = w.numpy() / np.sqrt((w.numpy() ** 2).sum()) - means / np.sqrt((means**2).sum())
+        close(metrics.self_duality(z, y, w, kind), np.sqrt((distance**2).sum()))
+    close(metrics.stable_rank(torch.diag(torch.tensor([2.0, 1.0, 1.0]))), 1.5)
+    assert metrics.numerical_rank(torch.diag(torch.tensor([2.0, 1.0, 1e-4]))) == 2
+    assert metrics.balancedness(w, w.T) == metrics.imbalance(w, w.T)
+
+
+def test_edges_of_the_numbers():
+    y = torch.arange(12) % 3
+    for kind in ("trace", "pinv", "cdnv"):
+        assert metrics.nc1(torch.ones(12, 4), y, kind) == torch.inf  # every feature the same
+    frame = torch.eye(3, dtype=torch.float64)
+    close(metrics.nc3(1e-9 * frame[y], y, 1e-9 * frame), 1.0)
+    z, w = draw(12, 3), draw(3, 3, seed=1)
+    near = metrics.ncc_accuracy(z, y)
+    assert metrics.ncc_accuracy(z + 2.0**30, y) == near
+    assert metrics.imbalance(0 * w, 0 * w, "relative") == 0 and metrics.negativity(0 * w) == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda s: s.update(Z[:, :3], Y), "features must be ('N', 5) as before; got (23, 3)"),
+        (lambda s: s.update(Z, Y + 1), "labels must be 0..3 with every class present; got the classes [1, 2, 3, 4]"),
+        (lambda s: s.update(NAN, Y), "features must be finite; got 1 NaN or infinite of 115 values"),
+        (lambda s: s.nc1("pinv"), "covariance must be True"),
+        (lambda s: s.merge(metrics.ClassStatistics(3)), "other must have num_classes=4; got 3"),
+        (lambda s: s.merge(Z), "other must be a ClassStatistics; got Tensor"),
+        (lambda s: metrics.ClassStatistics(4).nc1(), "features must hold at least one sample; got no update"),
+        (lambda s: metrics.ClassStatistics(5).update(Z, Y).nc1(), "got the classes [0, 1, 2, 3]"),
+    ],
+)
+def test_statistics_refuse(call, words):
+    seen = metrics.ClassStatistics(4).update(Z, Y)
+    before = seen.scatter.clone()
+    with pytest.raises(ValueError) as caught:
+        call(seen)
+    assert words in str(caught.value) and torch.equal(seen.scatter, before)

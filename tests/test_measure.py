@@ -1,0 +1,135 @@
+"""ncutils.measure against a loop over whole tensors; what it leaves behind; refusals."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from ncutils import measure, metrics
+from ncutils.networks import MLP
+
+
+def points(samples=120, dim=7, classes=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(samples) % classes
+    centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(9))
+    return centres[y] + 0.3 * torch.randn(samples, dim, generator=generator), y
+
+
+def network():
+    torch.manual_seed(1)
+    head = [nn.Linear(9, 8, bias=False), nn.Linear(8, 6, bias=False), nn.Linear(6, 4)]
+    return nn.Sequential(nn.Linear(7, 9), nn.BatchNorm1d(9), nn.ReLU(inplace=True), nn.Dropout(), *head).double()
+
+
+def features_of(model, x):
+    """Input of each linear layer, then the output, module by module."""
+    inputs, z = {}, x.double()
+    with torch.no_grad():
+        for name, module in model.eval().named_children():
+            if isinstance(module, nn.Linear):
+                inputs[f"{name}.input"] = z.clone()
+            z = module(z)
+    return inputs | {"output": z}
+
+
+@pytest.mark.parametrize("batch", [7, 1000])
+def test_rows_against_whole_tensors(batch):
+    (x, y), model = points(), network()
+    frame = measure(model, DataLoader(TensorDataset(x, y), batch, shuffle=True)).set_index("layer")
+    expected = features_of(model, x)
+    assert list(frame.index) == list(expected)
+    products = {"6.input": model[6].weight, "5.input": model[6].weight @ model[5].weight}
+    products["4.input"] = products["5.input"] @ model[4].weight
+    for name, z in expected.items():
+        row, means = frame.loc[name], torch.stack([z[y == c].mean(0) for c in range(4)])
+        singular = torch.linalg.svdvals(means)
+        by_mean = torch.cdist(z, means).argmin(1)
+        wanted = {
+            "nc1": metrics.nc1(z, y),
+            "nc1_pinv": metrics.nc1(z, y, "pinv"),
+            "cdnv": metrics.nc1(z, y, "cdnv"),
+            "nc2": singular[0] / singular[3],
+            "nc2_etf": metrics.nc2(z, y, "etf"),
+            "nc2_orthogonal": metrics.nc2(z, y, "orthogonal"),
+            "nc4": (expected["output"].argmax(1) == by_mean).double().mean(),
+            "ncc_accuracy": (by_mean == y).double().mean(),
+            "stable_rank": (singular**2).sum() / singular[0] ** 2,
+            "numerical_rank": (singular > 1e-3 * singular[0]).sum(),
+        }
+        if name in products:
+            w = products[name].detach()
+            wanted["nc3"] = torch.cosine_similarity(z, w[y]).mean()
+            centred = means - means.mean(0)
+            wanted["self_duality"] = (w / w.norm() - centred / centred.norm()).norm()
+            wanted["product_nc2"] = torch.linalg.cond(w)
+        else:
+            assert row[["nc3", "self_duality", "product_nc2"]].isna().all()
+        for column, value in wanted.items():
+            assert row[column] == pytest.approx(float(value), rel=1e-9), (name, column)
+
+
+def test_reference_means_are_those_of_the_training_data():
+    (x, y), (test_x, test_y), model = points(), points(40, seed=5), network()
+    frame = measure(model, (test_x, test_y), "output", reference=(x, y))
+    z, test = features_of(model, x)["output"], features_of(model, test_x)["output"]
+    means = torch.stack([z[y == c].mean(0) for c in range(4)])
+    between = (means - means.mean(0)).square().sum(1).mean()
+    assert frame.nc1[0] == pytest.approx(float((test - means[test_y]).square().sum(1).mean() / between), rel=1e-9)
+    assert frame.ncc_accuracy[0] == float((torch.cdist(test, means).argmin(1) == test_y).double().mean())
+
+
+def test_nothing_is_left_behind():
+    (x, y), model = points(), network().train()
+    model[1].eval()
+    modes, state = [m.training for m in model.modules()], torch.get_rng_state()
+    kept = {k: v.clone() for k, v in model.state_dict().items()}
+    measure(model, DataLoader(TensorDataset(x, y), 16, shuffle=True))
+    bad = x.clone()
+    bad[-1] = torch.nan
+    with pytest.raises(ValueError, match="features must be finite; got"):
+        measure(model, (bad, y), batch_size=16)
+    assert [m.training for m in model.modules()] == modes and torch.equal(torch.get_rng_state(), state)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert all(torch.equal(v, kept[k]) for k, v in model.state_dict().items())
+
+
+def test_convolutions_wrappers_and_batched_networks():
+    x, y = torch.randn(24, 1, 6, 6), torch.arange(24) % 3
+    model = nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)).eval()
+    frame = measure(nn.DataParallel(model), TensorDataset(x, y), [nn.Conv2d, "4*", "output"])
+    assert list(frame.layer) == ["0", "4", "output"]
+    z = model[0](x).detach()
+    assert frame.nc1[0] == pytest.approx(float(metrics.nc1(z.mean((2, 3)), y)), rel=1e-6)
+    flat = measure(model, (x, y), "0", pool="flatten")
+    assert flat.nc1[0] == pytest.approx(float(metrics.nc1(z.flatten(1), y)), rel=1e-6)
+    stacked = MLP(7, 4, num_nonlinear=1, num_linear=2, width=6, seeds=(0, 1))
+    rows = measure(stacked, points())
+    assert rows.run.tolist() == [0] * 4 + [1] * 4
+    z = stacked.layers(points()[0]).post[1][1].detach()
+    assert rows.nc1[6] == pytest.approx(float(metrics.nc1(z, points()[1])), rel=1e-5)
+
+
+X, Y = points()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (lambda m: (X, (X, Y)), "model must be an nn.Module that is not TorchScript; got Tensor"),
+        (lambda m: (m, X), "data must be a DataLoader, a Dataset or a pair (x, y); got Tensor"),
+        (lambda m: (m, iter([(X, Y)])), "readable twice; got list_iterator"),
+        (lambda m: (m, []), "data must hold at least one batch; got none"),
+        (lambda m: (m, [X]), "data must give batches (x, y); got a Tensor"),
+        (lambda m: (m, (X, Y[1:])), "with x (N, ...) and y (N,), N > 0; got (120, 7), (119,)"),
+        (lambda m: (m, (X, Y + 1)), "labels must be 0..K-1 with every class present; got the classes [1, 2, 3, 4]"),
+        (lambda m: (m, (X, Y.double())), "data: labels must be integers (N,); got (120,), torch.float64"),
+        (lambda m: (m, (X[:, 1:], Y)), "data: the model cannot take x of (120, 6), torch.float64: "),
+        (lambda m: (m, (X, Y), "conv"), "layers: nothing is called 'conv'; expected some of 0, 1, 2"),
+        (lambda m: (m, (X, 0 * Y)), "labels must name at least 2 classes; got 1"),
+    ],
+)
+def test_refusals(arguments, words):
+    with pytest.raises(ValueError) as caught:
+        measure(*arguments(network()))
+    assert words in str(caught.value)
