@@ -99,10 +99,9 @@ def _list(args) -> int:
     there = experiments.archived()
     for figure in [args.figure] if args.figure else experiments.FIGURES:
         for profile in experiments.PROFILES:
-            try:
-                spec = experiments.specification(figure, profile)
-            except ValueError:
+            if (figure, profile) not in experiments.DECLARED:
                 continue
+            spec = experiments.specification(figure, profile)
             print(
                 spec.describe()
                 + ("\n  archived  results/" + f"{figure}-{profile}.parquet") * ((figure, profile) in there)
@@ -143,8 +142,9 @@ def _resume(args) -> int:
 def _paper(args) -> int:
     args.profile = "paper"
     for figure in experiments.FIGURES:
-        args.figure = figure
-        _run(args)
+        if (figure, "paper") in experiments.DECLARED:
+            args.figure = figure
+            _run(args)
     return 0
 
 

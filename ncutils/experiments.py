@@ -31,7 +31,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -65,6 +65,7 @@ __all__ = [
 PROFILES = ("quick", "cores", "paper")
 BACKENDS = ("loky", "sequential", "ray", "dask")
 # What loky, Ray and Dask raise when a worker is killed; by name, for two of the three need not be installed.
+PROSE = ("shows", "runs_per_cell")  # what may be reworded or regrouped without making another experiment
 WORKER_DIED = ("TerminatedWorkerError", "ActorDiedError", "WorkerCrashedError", "KilledWorker")
 
 
@@ -128,6 +129,10 @@ class Specification:
     class_means: bool = False
     precision: str = "float32"
     runs_per_cell: int | None = 1
+
+    def identity(self) -> dict:
+        """What makes two runs the same experiment, as JSON keeps it: not the caption, nor the cutting into jobs."""
+        return _identity(asdict(self))
 
     @property
     def networks(self) -> list[tuple[int, int]]:
@@ -229,6 +234,14 @@ def _step_sizes(steps: int, warmup_steps: int, drop_at: float):
     return np.concatenate([[0.0], np.cumsum(factors)])
 
 
+def _identity(stored: dict) -> dict:
+    """The identity in a stored specification; a field that was not there yet had what is now its default."""
+    defaults = {field.name: field.default for field in fields(Specification) if field.default is not MISSING}
+    known = {name: stored.get(name, defaults.get(name)) for name in (field.name for field in fields(Specification))}
+    known |= stored
+    return json.loads(json.dumps({name: value for name, value in known.items() if name not in PROSE}))
+
+
 def _listed(values: tuple[float, ...]) -> str:
     if len(values) > 6:
         return f"{values[0]:g} ... {values[-1]:g} ({len(values)} of them)"
@@ -290,7 +303,7 @@ def _declare(*parts: dict, **own) -> Specification:
     return Specification(**functools.reduce(operator.or_, parts) | own)
 
 
-_DECLARED = [
+_ALL = [
     # quick: minutes on two cores
     _declare(_QUICK_MLP, _ONE, lr=(0.05,), seeds=3, epochs=800, measurements=18),
     _declare(_QUICK_MLP, _FOUR, lr=(0.05,), seeds=3, epochs=800, measurements=18),
@@ -304,6 +317,18 @@ _DECLARED = [
     _declare(_CORES_MLP, _FOUR, lr=(0.05,), seeds=5, measurements=14),
     _declare(_CORES_MLP, _TWO, lr=(0.05,), weight_decay=(0.001, 0.004), seeds=3),
     _declare(_CORES_MLP, _THREE, nonlinear=(4, 6, 8, 10, 12), lr=(0.05, 0.1), seeds=3),
+    # cores, variants of ours: Figure 3 at one weight decay for all depths, Figure 2 at the paper's ten weight decays
+    _declare(
+        _CORES_MLP,
+        _THREE,
+        figure="3-fixed",
+        nonlinear=(4, 6, 8, 10, 12),
+        lr=(0.05, 0.1),
+        seeds=3,
+        weight_decay=(0.0018,),
+        weight_decay_over_depth=False,
+    ),
+    _declare(_CORES_MLP, _TWO, figure="2-mlp-decays", lr=(0.05,), weight_decay=_TEN_DECAYS, seeds=5),
     # cores, ResNet20: a thousand shrunken images, larger weight decays for less flow time
     _declare(_CORES_IMAGES, _ONE_RESNET, weight_decay=(0.003,), epochs=200, measurements=14),
     _declare(_CORES_IMAGES, _TWO_RESNET, _ALL_HEADS, weight_decay=(0.006,), epochs=100),
@@ -317,8 +342,8 @@ _DECLARED = [
     _declare(_PAPER_RESNET, _TWO_RESNET, _ALL_HEADS, weight_decay=_TEN_DECAYS, seeds=5),
     _declare(_PAPER_RESNET_DIGITS, _FIVE, _ALL_HEADS, weight_decay=_TEN_DECAYS, seeds=5),
 ]
-_SPECIFICATIONS = {(spec.figure, spec.profile): spec for spec in _DECLARED}
-FIGURES = ("1", "1-resnet", "2-mlp", "2-resnet", "3", "4", "5")
+DECLARED = {(spec.figure, spec.profile): spec for spec in _ALL}
+FIGURES = tuple(sorted({figure for figure, _ in DECLARED}))
 
 
 def specification(figure: str, profile: str = "quick") -> Specification:
@@ -331,7 +356,10 @@ def specification(figure: str, profile: str = "quick") -> Specification:
         raise ValueError(f"figure must be one of {', '.join(FIGURES)}; got {figure!r}")
     if profile not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}; got {profile!r}")
-    return _SPECIFICATIONS[figure, profile]
+    if (figure, profile) not in DECLARED:
+        there = ", ".join(p for f, p in DECLARED if f == figure)
+        raise ValueError(f"profile of figure {figure} must be one of {there}; got {profile!r}")
+    return DECLARED[figure, profile]
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -721,7 +749,8 @@ def archive(figure: str, profile: str | None = None, folder: str | os.PathLike |
     import pandas as pd
 
     folder = results_dir() if folder is None else Path(folder)
-    candidates = [profile] if profile else list(reversed(PROFILES))
+    declared = [p for p in reversed(PROFILES) if figure not in FIGURES or (figure, p) in DECLARED]
+    candidates = [profile] if profile else declared
     for candidate in candidates:
         spec = specification(figure, candidate)
         if (path := folder / f"{figure}-{candidate}.parquet").exists():
@@ -737,8 +766,7 @@ def archive(figure: str, profile: str | None = None, folder: str | os.PathLike |
     needed = ("specification", "git_commit", "device", "seconds", "data_checksum", "parquet_sha256", "rows", "versions")
     if lacking := [name for name in needed if name not in provenance]:
         raise ValueError(f"{about}: the provenance lacks {', '.join(lacking)}")
-    declared = json.loads(json.dumps(asdict(spec)))
-    stored = {"precision": "float32"} | provenance["specification"]
+    declared, stored = spec.identity(), _identity(provenance["specification"])
     if differ := [name for name in sorted({*declared, *stored}) if declared.get(name) != stored.get(name)]:
         seen = "; ".join(f"{name} is {stored.get(name)!r} there, {declared.get(name)!r} here" for name in differ)
         raise ValueError(f"{about}: made from another specification of figure {figure}, {spec.profile}: {seen}")

@@ -24,6 +24,7 @@ from ncutils.experiments import specification
 TINY = replace(
     specification("2-mlp"),
     data="cifar10_small",
+    precision="float32",
     samples=100,
     test_samples=50,
     size=4,
@@ -103,11 +104,21 @@ def test_figure_5_and_the_resnet_of_figure_1():
     assert variant.data == "cifar10" and variant.network == "resnet20"
 
 
-def test_every_figure_is_declared_at_every_size():
-    assert {(s.figure, s.profile) for s in experiments._DECLARED} == {
-        (figure, profile) for figure in experiments.FIGURES for profile in experiments.PROFILES
-    }
-    assert len(experiments._DECLARED) == len(experiments._SPECIFICATIONS)
+def test_every_figure_of_the_paper_is_declared_at_every_size():
+    ours = {("3-fixed", "cores"), ("2-mlp-decays", "cores")}
+    figures = ("1", "1-resnet", "2-mlp", "2-resnet", "3", "4", "5")
+    assert set(experiments.DECLARED) == ours | set(itertools.product(figures, experiments.PROFILES))
+    with pytest.raises(ValueError, match="profile of figure 3-fixed must be one of cores; got 'quick'"):
+        specification("3-fixed")
+
+
+def test_the_variants_change_only_the_weight_decays_and_seeds():
+    three, two = specification("3", "cores"), specification("2-mlp", "cores")
+    decays = tuple(round(0.001 + 0.003 * i / 9, 6) for i in range(10))
+    fixed = replace(three, figure="3-fixed", weight_decay=(0.0018,), weight_decay_over_depth=False)
+    assert specification("3-fixed", "cores").identity() == fixed.identity()
+    more = replace(two, figure="2-mlp-decays", weight_decay=decays, seeds=5)
+    assert specification("2-mlp-decays", "cores").identity() == more.identity()
 
 
 @pytest.mark.parametrize("figure", ["1", "4", "2-mlp", "3"])
@@ -124,7 +135,7 @@ def test_flow_time_of_rows_ends_at_that_of_the_specification():
     assert experiments.flow_time(frame[frame["step"] == 0]).eq(0).all()
 
 
-@pytest.mark.parametrize("spec", experiments._DECLARED, ids=lambda s: f"{s.figure}-{s.profile}")
+@pytest.mark.parametrize("spec", experiments.DECLARED.values(), ids=lambda s: f"{s.figure}-{s.profile}")
 def test_every_declaration_expands_to_its_runs(spec):
     found = spec.cells()
     assert sum(len(cell.seeds) for cell in found) == spec.runs == len(spec.networks) * len(spec.setups) * spec.seeds
@@ -136,7 +147,7 @@ def test_every_declaration_expands_to_its_runs(spec):
 
 
 def test_only_the_paper_profile_is_called_paper_scale():
-    for spec in experiments._DECLARED:
+    for spec in experiments.DECLARED.values():
         assert ("paper" in spec.label()) == (spec.profile == "paper")
         assert f"{spec.seeds} seed" in spec.label() and f"{spec.samples:,}" in spec.label()
         assert spec.profile == "paper" or spec.samples <= 60_000
@@ -374,7 +385,7 @@ def test_cost_counts_runs_steps_and_cells_on_disk(cache):
 def archived(tmp_path, monkeypatch):
     """A tiny figure 2, declared as its profile cores and archived."""
     spec = replace(TINY, profile="cores")
-    monkeypatch.setitem(experiments._SPECIFICATIONS, ("2-mlp", "cores"), spec)
+    monkeypatch.setitem(experiments.DECLARED, ("2-mlp", "cores"), spec)
     monkeypatch.setattr(experiments, "check_committed", lambda: None)
     frame = run(spec)
     path = experiments.save_archive(frame, tmp_path / "results")
@@ -413,8 +424,22 @@ def test_no_archive_says_how_to_make_it(tmp_path):
 def test_an_archive_of_another_specification_is_refused(archived, monkeypatch):
     _, path = archived
     changed = replace(TINY, profile="cores", seeds=7)
-    monkeypatch.setitem(experiments._SPECIFICATIONS, ("2-mlp", "cores"), changed)
+    monkeypatch.setitem(experiments.DECLARED, ("2-mlp", "cores"), changed)
     with pytest.raises(ValueError, match="another specification of figure 2-mlp, cores: seeds is 2 there, 7 here"):
+        experiments.archive("2-mlp", folder=path.parent)
+
+
+def test_an_archive_outlives_another_caption_and_a_new_option(archived, monkeypatch):
+    _, path = archived
+    about = path.with_suffix(".json")
+    provenance = json.loads(about.read_text())
+    del provenance["specification"]["precision"]  # as before that option came, with what is now its default
+    about.write_text(json.dumps(provenance))
+    reworded = replace(TINY, profile="cores", precision="float32", shows="the same in other words", runs_per_cell=None)
+    monkeypatch.setitem(experiments.DECLARED, ("2-mlp", "cores"), reworded)
+    experiments.archive("2-mlp", folder=path.parent)
+    monkeypatch.setitem(experiments.DECLARED, ("2-mlp", "cores"), replace(reworded, precision="float64"))
+    with pytest.raises(ValueError, match="precision is 'float32' there, 'float64' here"):
         experiments.archive("2-mlp", folder=path.parent)
 
 

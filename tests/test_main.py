@@ -36,7 +36,7 @@ def tiny(tmp_path, monkeypatch):
     for variable in ("NCUTILS_PROFILE", "NCUTILS_DEVICE"):
         monkeypatch.delenv(variable, raising=False)
     for profile in experiments.PROFILES:
-        monkeypatch.setitem(experiments._SPECIFICATIONS, ("3", profile), replace(TINY, profile=profile))
+        monkeypatch.setitem(experiments.DECLARED, ("3", profile), replace(TINY, profile=profile))
     monkeypatch.setattr(experiments, "check_committed", lambda: None)
     monkeypatch.setattr(experiments, "results_dir", lambda: tmp_path / "results")
     return tmp_path
@@ -45,7 +45,7 @@ def tiny(tmp_path, monkeypatch):
 def test_list_describes_every_figure(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
-    for spec in experiments._DECLARED:
+    for spec in experiments.DECLARED.values():
         assert f"Figure {spec.figure}, profile {spec.profile}:" in out
     assert main(["list", "5"]) == 0
     assert "Figure 1" not in capsys.readouterr().out
