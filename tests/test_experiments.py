@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ncutils import _files, experiments
+from ncutils import _files, data, experiments, training
 from ncutils.experiments import Job, jobs, specification
 
 TINY = specification("2-mlp").but(
@@ -545,3 +545,83 @@ def test_an_engine_that_is_not_installed(backend, cache, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ValueError, match=rf'needs the package: pip install ".\[{backend}\]" in a checkout'):
         run(backend=backend)
+
+
+# --- an experiment of the reader's own
+
+
+def own(**options):
+    train, test = (data.gaussian(20, num_classes=3, split=split) for split in data.SPLITS)
+    given = dict(figure="blobs", data=(train, test), nonlinear=2, linear=(1, 2), lr=(0.02, 0.05), weight_decay=0.001)
+    given |= dict(width=(8, 16), seeds=2, epochs=2, batch_size=20, warmup_steps=2, measurements=1)
+    return experiments.declare(**(given | options))
+
+
+def test_own_data_widths_depths_and_training_options_are_swept(cache, monkeypatch):
+    spec = own(sweep={"momentum": (0.0, 0.9), "drop_factor": (0.1, 1.0)})
+    result = run(spec)
+    end = result.final("test")
+    assert spec.runs == 2 * 2 * 2 * 4 * 2
+    columns = ["depth", "width", "lr", "momentum", "drop_factor", "seed"]
+    assert end.groupby(columns).ngroups == spec.runs and not end.duplicated(["depth", "run", "layer"]).any()
+    assert end.groupby("setup")[["lr", "momentum", "drop_factor"]].nunique().eq(1).all(axis=None)
+    assert len(result.head_ends()) == spec.runs and result.label.startswith("blobs: 60 samples of gaussian")
+    assert "momentum" in spec.describe()
+    no_computing(monkeypatch)
+    pd.testing.assert_frame_equal(run(spec).frame, result.frame)  # other tensors with the same contents
+
+
+def test_own_data_may_come_from_a_function_and_name_the_cache():
+    a, b = (lambda s=s: data.gaussian(20, num_classes=3, seed=s) for s in (0, 1))
+    first = own(data=data.gaussian(20, num_classes=3)).jobs()[0]
+    assert own(data=a).jobs()[0].key() == first.key() != own(data=b).jobs()[0].key()
+    with pytest.raises(TypeError, match="data must be a Dataset"):
+        own(data=lambda: 3).jobs()[0].key()
+
+
+def test_every_training_option_reaches_the_job():
+    for name in training.TrainingConfig.__dataclass_fields__:
+        if name in ("steps", "lr", "weight_decay"):
+            continue
+        value = {"precision": "float64", "epochs": 7, "batch_size": 10}.get(name, 0)
+        assert getattr(own(**{name: value}).jobs()[0].training, name) == value
+    with pytest.raises(ValueError, match=r"options must be among .*; got 'learning_rate'"):
+        own(learning_rate=1)
+
+
+def test_a_result_is_a_frame_that_knows_what_it_is():
+    import copy
+    import pickle
+
+    result = run()
+    for other in (copy.copy(result), pickle.loads(pickle.dumps(result))):
+        assert other.label == result.label == experiments.label(other)
+    pd.testing.assert_series_equal(result.flow_time(), experiments.flow_time(result))
+    assert len(result.query("layer == 1")) and "nc1" in result and result["nc1"] is not None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("backend", ["loky", "sequential"])
+def test_a_signal_ends_the_workers_and_keeps_what_is_done(cache, number, backend):
+    child = python(
+        f"""
+        compute = Job.compute
+        Job.compute = lambda job, checkpoint=None: (compute(job, checkpoint), time.sleep(1))[0]
+        try:
+            run(TINY, backend={backend!r}, jobs=2)
+        except experiments.Stopped as stopped:
+            import psutil_free
+    """.replace("import psutil_free", "print(stopped, flush=True); sys.exit(stopped.status)")
+    )
+    deadline = time.time() + 90
+    while not list(cache.glob("*.parquet")) and time.time() < deadline and child.poll() is None:
+        time.sleep(0.1)
+    children = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    child.send_signal(number)
+    out, err = child.communicate(timeout=20)
+    assert child.returncode == 128 + number, out + err
+    assert f"stopped by {signal.Signals(number).name}; finished jobs are kept" in out
+    assert 0 < len(list(cache.glob("*.parquet"))) < 8
+    assert not [
+        pid for pid in children if Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]

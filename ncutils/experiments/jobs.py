@@ -267,7 +267,11 @@ def read_table(path: Path):
 
 
 def _content(table, about: dict) -> str:
-    columns = ((name, str(table[name].type), table[name].to_pylist()) for name in table.column_names)
+    # parquet calls the items of a list "element"
+    columns = (
+        (name, str(table[name].type).replace("element:", "item:"), table[name].to_pylist())
+        for name in table.column_names
+    )
     return _files.digest(json.dumps(about, sort_keys=True), *(json.dumps(column) for column in columns))
 
 
