@@ -268,10 +268,8 @@ def read_table(path: Path):
 
 def _content(table, about: dict) -> str:
     # parquet calls the items of a list "element"
-    columns = (
-        (name, str(table[name].type).replace("element:", "item:"), table[name].to_pylist())
-        for name in table.column_names
-    )
+    kinds = {name: str(table[name].type).replace("element:", "item:") for name in table.column_names}
+    columns = ((name, kind, table[name].to_pylist()) for name, kind in kinds.items())
     return _files.digest(json.dumps(about, sort_keys=True), *(json.dumps(column) for column in columns))
 
 
