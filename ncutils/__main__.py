@@ -29,9 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nstopped; finished cells are kept, `python -m ncutils resume ...` goes on from them", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print("\nstopped; finished jobs are kept, `python -m ncutils resume ...` goes on from them", file=sys.stderr)
+        return getattr(error, "status", 130)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("figure", nargs="?", choices=experiments.FIGURES, metavar="FIGURE", help="only this one")
     _sizes(command("cost", _cost, "estimate what a figure takes on this machine, without running it"))
     for name, function, help in (
-        ("run", _run, "compute a figure; cells that are on disk are not computed again"),
+        ("run", _run, "compute a figure; jobs that are on disk are not computed again"),
         ("resume", _resume, "go on with a run that was stopped; an error if nothing of it is on disk"),
     ):
         running = command(name, function, help)
@@ -86,7 +86,7 @@ def _engine(parser) -> None:
         help="loky (default): processes here; ray, dask: the cluster of $RAY_ADDRESS or $DASK_SCHEDULER_ADDRESS, "
         "or workers here; each needs its package, pip install '.[ray]'",
     )
-    parser.add_argument("--jobs", type=int, help="cells at a time; default: one for each CPU, one on a GPU")
+    parser.add_argument("--jobs", type=int, help="jobs at a time; default: one for each CPU, one on a GPU")
     parser.add_argument(
         "--results",
         metavar="DIR",
@@ -99,10 +99,9 @@ def _list(args) -> int:
     there = experiments.archived()
     for figure in [args.figure] if args.figure else experiments.FIGURES:
         for profile in experiments.PROFILES:
-            try:
-                spec = experiments.specification(figure, profile)
-            except ValueError:
+            if (figure, profile) not in experiments.DECLARED:
                 continue
+            spec = experiments.specification(figure, profile)
             print(
                 spec.describe()
                 + ("\n  archived  results/" + f"{figure}-{profile}.parquet") * ((figure, profile) in there)
@@ -121,14 +120,14 @@ def _run(args) -> int:
     if archiving:
         experiments.check_committed()  # before the hours, not after them
     print(experiments.cost(spec, device=args.device), flush=True)
-    frame = experiments.run(spec, device=args.device, jobs=args.jobs, backend=args.backend)
-    print(f"{experiments.label(frame)}: {len(frame):,} rows")
-    diverged = frame.groupby(["depth", "run"])["diverged"].any()
+    result = experiments.run(spec, device=args.device, jobs=args.jobs, backend=args.backend)
+    print(f"{experiments.label(result)}: {len(result):,} rows")
+    diverged = result.frame.groupby(["depth", "run"])["diverged"].any()
     if diverged.any():
         which = "; ".join(f"depth {depth} run {number}" for depth, number in diverged[diverged].index)
         print(f"{diverged.sum()} of {len(diverged)} runs diverged: {which}")
     if archiving:
-        print(f"archived as {experiments.save_archive(frame, args.results)}")
+        print(f"archived as {experiments.save_archive(result, args.results)}")
     return 0
 
 
@@ -136,15 +135,16 @@ def _resume(args) -> int:
     done, begun, total = experiments.progress(args.figure, args.profile, args.device)
     if not done and not begun:
         raise ValueError(f"nothing of figure {args.figure} is on disk; expected a stopped run to resume: use `run`")
-    print(f"{done} of {total} cells are done, {begun} begun")
+    print(f"{done} of {total} jobs are done, {begun} begun")
     return _run(args)
 
 
 def _paper(args) -> int:
     args.profile = "paper"
     for figure in experiments.FIGURES:
-        args.figure = figure
-        _run(args)
+        if (figure, "paper") in experiments.DECLARED:
+            args.figure = figure
+            _run(args)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Data sets as whole tensors in memory: five real ones and one synthetic.
 
-``load(name)`` returns a class-balanced :class:`Classification`, the paper's setting (N/K samples a class).
+``load(name)`` returns a class-balanced :class:`Dataset`, the paper's setting (N/K samples a class).
 
 =============== ================================================== ======================= ==================
 name            what                                               image                   where from
@@ -20,12 +20,10 @@ lives in one file ``ROOT/NAME.npz`` of uint8 arrays ``train_x``, ``train_y``, ``
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
 import os
-import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +31,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ncutils import _files
 
 SPLITS = ("train", "test")
 
@@ -59,7 +59,7 @@ NAMES = (*IMAGES, "gaussian")
 
 
 @dataclass(frozen=True, eq=False)
-class Classification:
+class Dataset:
     """Samples and their classes, in memory.
 
     x: (N, C, H, W) images or (N, d) vectors; y: (N,) int64 in 0..num_classes-1;
@@ -75,16 +75,31 @@ class Classification:
     def __len__(self) -> int:
         return len(self.y)
 
-    def to(self, device=None, dtype: torch.dtype | None = None) -> Classification:
+    def to(self, device=None, dtype: torch.dtype | None = None) -> Dataset:
         """The same data on another device; dtype is that of x, labels stay int64."""
         kept = None if self.kept is None else self.kept.to(device=device)
         return replace(self, x=self.x.to(device=device, dtype=dtype), y=self.y.to(device=device), kept=kept)
+
+    def checked(self) -> Dataset:
+        """Itself, when it can be trained on.
+
+        Raises:
+            ValueError: naming the part that is not as the class says.
+        """
+        if not self.x.is_floating_point() or self.x.ndim not in (2, 4) or not torch.isfinite(self.x).all():
+            seen = f"{self.x.dtype} {tuple(self.x.shape)}"
+            raise ValueError(f"x must be finite floating point numbers, (N, d) or (N, C, H, W); got {seen}")
+        if self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1] or not len(self.y):
+            raise ValueError(f"y must be int64 of shape ({len(self.x)},); got {self.y.dtype} {tuple(self.y.shape)}")
+        if not torch.equal(self.y.unique().cpu(), torch.arange(self.num_classes)):
+            raise ValueError(f"y must hold every class 0..{self.num_classes - 1}; got {self.y.unique().tolist()[:20]}")
+        return self
 
     def one_hot(self) -> Tensor:
         """The target matrix Y in rows: (N, K), dtype of x."""
         return F.one_hot(self.y, self.num_classes).to(self.x.dtype)
 
-    def flat(self, like: Classification | None = None) -> Classification:
+    def flat(self, like: Dataset | None = None) -> Dataset:
         """Images as vectors (N, d), without the pixels that are constant over the whole set.
 
         A constant pixel carries nothing and makes the input matrix rank-deficient. For a test set pass
@@ -108,7 +123,7 @@ class Classification:
         kept = kept.to(x.device)
         return replace(self, x=x[:, kept], kept=kept)
 
-    def downsample(self, size: int) -> Classification:
+    def downsample(self, size: int) -> Dataset:
         """Images of size × size pixels, each the mean of the area it covers. ValueError for (N, d) data."""
         if self.x.ndim != 4:
             raise ValueError(f"x: seen shape {tuple(self.x.shape)}; expected images (N, C, H, W) to downsample")
@@ -118,10 +133,12 @@ class Classification:
 
     def checksum(self) -> str:
         """16 hex digits of the SHA-256 of shape, values (as float32) and labels: names a result's data."""
-        digest = hashlib.sha256(f"{tuple(self.x.shape)} {self.num_classes}".encode())
-        for part in (self.x.to("cpu", torch.float32), self.y.to("cpu", torch.int64)):
-            digest.update(np.ascontiguousarray(part.numpy()).tobytes())
-        return digest.hexdigest()[:16]
+        parts = (self.x.to("cpu", torch.float32), self.y.to("cpu", torch.int64))
+        whole = (np.ascontiguousarray(part.numpy()).tobytes() for part in parts)
+        return _files.digest(f"{tuple(self.x.shape)} {self.num_classes}", *whole)
+
+
+Classification = Dataset  # the name it had
 
 
 def load(
@@ -132,7 +149,7 @@ def load(
     device="cpu",
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
-) -> Classification:
+) -> Dataset:
     """The data set ``name``, class-balanced, pixels normalised by the set's mean and standard deviation.
 
     per_class: None for as many samples of every class as the rarest one has, an int for that many, "all" for
@@ -152,6 +169,8 @@ def load(
     is_int = isinstance(per_class, (int, np.integer)) and not isinstance(per_class, bool)
     if not (per_class is None or per_class == "all" or (is_int and per_class >= 1)):
         raise ValueError(f'per_class: seen {per_class!r}; expected None, "all" or an int of at least 1')
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating point type; got {dtype}")
     if name == "gaussian":
         count = int(per_class) if is_int else 100
         return gaussian(per_class=count, split=split, seed=seed, device=device, dtype=dtype)
@@ -166,7 +185,7 @@ def load(
     for channel, (mean, std) in enumerate(zip(pixels.mean, pixels.std, strict=True)):
         # a table of the 256 values, made in float64: fast, and the same bits on every machine
         images[:, channel] = ((np.arange(256) / 255 - mean) / std).astype(work)[x[:, channel]]
-    return Classification(
+    return Dataset(
         x=torch.from_numpy(images).to(device=device, dtype=dtype),
         y=torch.from_numpy(y.astype(np.int64)).to(device),
         num_classes=10,
@@ -183,7 +202,7 @@ def gaussian(
     seed: int = 0,
     device="cpu",
     dtype: torch.dtype = torch.float32,
-) -> Classification:
+) -> Dataset:
     """A mixture of Gaussians: x = scale · (separation · mean of the class + noise), (N, dim).
 
     The class means are random unit vectors; the coordinates of the noise are independent, of variance 1/dim
@@ -209,7 +228,7 @@ def gaussian(
     y = np.repeat(np.arange(num_classes), per_class)
     x = separation * means[y] + np.concatenate(noise) / dim**0.5
     x *= (dim / (separation**2 + 1)) ** 0.5
-    return Classification(
+    return Dataset(
         x=torch.from_numpy(x).to(device=device, dtype=dtype),
         y=torch.from_numpy(y.astype(np.int64)).to(device),
         num_classes=num_classes,
@@ -221,28 +240,14 @@ def data_root(root: str | os.PathLike | None = None) -> Path:
     """Where data sets are: ``root``, else $NCUTILS_DATA, else data/ in the checkout, else ~/.cache/ncutils"""
     if root is not None:
         return Path(root).expanduser()
-    if os.environ.get("NCUTILS_DATA"):
-        return Path(os.environ["NCUTILS_DATA"]).expanduser()
-    checkout = Path(__file__).resolve().parents[1]
-    if (checkout / "pyproject.toml").exists():
-        return checkout / "data"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncutils"
+    return _files.data_dir()
 
 
 def save(name: str, arrays: dict[str, np.ndarray], root: Path) -> Path:
     """Writes ROOT/NAME.npz in one step: a reader sees the old file or the whole new one, never a part."""
-    root.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{name}-", suffix=".npz", dir=root)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, **arrays)
-        os.chmod(temporary, 0o644)
-        path = root / f"{name}.npz"
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    path = root / f"{name}.npz"
+    with _files.atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
     return path
 
 
@@ -258,11 +263,23 @@ def _read(name: str, split: str, root: Path) -> tuple[np.ndarray, np.ndarray]:
         return arrays[f"{split}_x"], arrays[f"{split}_y"]
     try:
         with np.load(path) as arrays:
-            return arrays[f"{split}_x"], arrays[f"{split}_y"]
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+            x, y = arrays[f"{split}_x"], arrays[f"{split}_y"]
+        _verified(x, y, len(IMAGES[name].mean))
+        return x, y
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, NotImplementedError) as error:
         raise ValueError(
             f"{name}: {path} is damaged ({error}); delete it and run `python -m ncutils data {name}`"
         ) from error
+
+
+def _verified(x: np.ndarray, y: np.ndarray, channels: int) -> None:
+    """ValueError unless these are uint8 images of so many channels and one uint8 label 0..9 each, all ten there."""
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1] != channels:
+        raise ValueError(f"images must be uint8 (N, {channels}, H, W); got {x.dtype} {x.shape}")
+    if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
+        raise ValueError(f"labels must be {len(x)} integers; got {y.dtype} {y.shape}")
+    if (seen := np.unique(y).tolist()) != list(range(10)):
+        raise ValueError(f"labels must be 0..9, every class among them; got {seen[:20]}")
 
 
 @functools.cache

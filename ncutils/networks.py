@@ -53,6 +53,15 @@ class _DenseStack(nn.Module):
         super().__init__()
         if num_linear < 1 or num_nonlinear < 0:
             raise ValueError(f"num_linear must be >= 1 and num_nonlinear >= 0; got {num_linear} and {num_nonlinear}")
+        for size in sizes:
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"layer sizes must be integers of at least 1; got {tuple(sizes)}")
+        if isinstance(seeds, int) or not len(tuple(seeds)):
+            raise ValueError(f"seeds must be a tuple of at least one seed; got {seeds!r}")
+        if not 0 <= gamma <= 1:
+            raise ValueError(f"gamma must be in [0, 1]; got {gamma}")
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype must be a floating point type; got {dtype}")
         if activation not in ("relu", "smooth"):
             raise ValueError(f"activation must be 'relu' or 'smooth'; got {activation!r}")
         self.sizes = tuple(sizes)
@@ -97,13 +106,18 @@ class _DenseStack(nn.Module):
         """Outputs ``(R, N, K)`` for inputs ``(N, ...)`` shared by all runs."""
         return self.layers(x).post[-1]
 
+    def select(self, runs: list[int]):
+        """A copy that holds these runs only."""
+        for run in runs:
+            self._check_run(run)
+        part = copy.copy(self)
+        part.__dict__ = {**self.__dict__, "_modules": {}, "seeds": tuple(self.seeds[run] for run in runs)}
+        part.weights = nn.ParameterList(nn.Parameter(w.data[list(runs)].clone()) for w in self.weights)
+        return part
+
     def run(self, run: int):
         """A copy that holds one run only."""
-        self._check_run(run)
-        one = copy.copy(self)
-        one.__dict__ = {**self.__dict__, "_modules": {}, "seeds": self.seeds[run : run + 1]}
-        one.weights = nn.ParameterList(nn.Parameter(w.data[run : run + 1].clone()) for w in self.weights)
-        return one
+        return self.select([run])
 
     def _check_run(self, run: int) -> None:
         if not 0 <= run < self.num_runs:
@@ -260,10 +274,10 @@ class ResNet20(_DenseStack):
         x = x.contiguous(memory_format=torch.channels_last)
         return self._dense_layers(torch.stack([backbone(x) for backbone in self.backbones]))
 
-    def run(self, run: int) -> ResNet20:
-        one = super().run(run)
-        one.backbones = nn.ModuleList([copy.deepcopy(self.backbones[run])])
-        return one
+    def select(self, runs: list[int]) -> ResNet20:
+        part = super().select(runs)
+        part.backbones = nn.ModuleList([copy.deepcopy(self.backbones[run]) for run in runs])
+        return part
 
     def sequential(self, run: int = 0) -> nn.Sequential:
         """One run as an ``nn.Sequential``: its backbone, then ``nn.Linear`` layers and activations (a copy)."""

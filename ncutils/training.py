@@ -11,19 +11,23 @@ Deep linear heads cost next to nothing: their gradients are formed from products
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
+import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ncutils import metrics
+from ncutils import _files, metrics
 from ncutils.networks import MLP, ResNet20, smooth_derivative
 
 __all__ = [
@@ -57,11 +61,13 @@ class TrainingConfig:
         drop_factor: see ``drop_at``.
         measurements: how many times to measure, geometrically spaced, first and last step included; the moment of
             the drop is measured besides.
-        precision: ``"bfloat16"`` runs the convolutions of a ResNet20 under autocast; its dense layers, and every MLP,
-            always train in the network's own precision. Meant for GPUs; CPUs without bfloat16 units lose by it.
+        precision: of weights, data and arithmetic, ``"float32"`` or ``"float64"``; None is the network's own.
+            ``"bfloat16"`` is float32 with the convolutions of a ResNet20 under autocast, meant for GPUs; CPUs without
+            bfloat16 units lose by it. :mod:`ncutils.experiments` builds networks and data of this precision.
+        epochs: number of passes over the data, in the place of ``steps``.
     """
 
-    steps: int
+    steps: int | None = None
     lr: float | tuple[float, ...] = 0.05
     weight_decay: float | tuple[float, ...] = 0.0018
     momentum: float = 0.9
@@ -70,11 +76,16 @@ class TrainingConfig:
     drop_at: float = 0.8
     drop_factor: float = 0.1
     measurements: int = 20
-    precision: str = "float32"
+    precision: str | None = None
+    epochs: int | None = None
 
     def __post_init__(self):
-        if self.steps < 0 or self.warmup_steps < 0:
-            raise ValueError(f"steps and warmup_steps must be >= 0; got {self.steps} and {self.warmup_steps}")
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"one of steps and epochs must be given; got {self.steps} and {self.epochs}")
+        for name in ("steps", "epochs", "warmup_steps"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 0):
+                raise ValueError(f"{name} must be an integer >= 0; got {value}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be in [0, 1); got {self.momentum}")
         if self.batch_size is not None and self.batch_size < 1:
@@ -85,14 +96,22 @@ class TrainingConfig:
             )
         if self.measurements < 0:
             raise ValueError(f"measurements must be >= 0; got {self.measurements}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32' or 'bfloat16'; got {self.precision!r}")
+        if self.precision not in (None, "float32", "float64", "bfloat16"):
+            raise ValueError(f"precision must be 'float32', 'float64', 'bfloat16' or None; got {self.precision!r}")
         for name in ("lr", "weight_decay"):
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
             if any(v < 0 or not math.isfinite(v) for v in _as_tuple(getattr(self, name))):
                 raise ValueError(f"{name} must be finite and >= 0; got {value}")
+
+    def for_samples(self, samples: int) -> TrainingConfig:
+        """The same with ``steps`` in the place of ``epochs``, for so many training samples."""
+        if self.epochs is None:
+            return self
+        if (batch := self.batch_size or samples) > samples:
+            raise ValueError(f"batch_size must be at most the {samples} samples; got {batch}")
+        return replace(self, steps=self.epochs * (samples // batch), epochs=None)
 
     def per_run(self, name: str, runs: int) -> tuple[float, ...]:
         """``lr`` or ``weight_decay`` as one number a run."""
@@ -234,7 +253,7 @@ def train(
 
     Args:
         network: R initialised runs; their seeds also fix the batch orders.
-        data: an object with ``x`` ``(N, ...)``, ``y`` ``(N,)`` and ``num_classes``, on the network's device.
+        data: a :class:`ncutils.data.Dataset`, on the network's device.
         config: see :class:`TrainingConfig`.
         measure: called as ``measure(network, data, step)`` at :func:`measurement_steps`, with a network that may hold
             only some of the runs; returns rows with a key ``run`` counted from 0 in that network. None measures never.
@@ -250,12 +269,43 @@ def train(
 
     Raises:
         ValueError: per-run values of the wrong number, a batch larger than the data, data on another device, a
-            checkpoint of another configuration, data, initial weights or engine.
+            checkpoint of another configuration, data, initial weights or engine; NaN or infinite data.
+        TypeError: a network or data of another kind.
+
+    Small MLPs (hidden width at most 256) train on one thread on a CPU: more make them slower, and one gives the same
+    bits every time. A damaged checkpoint is set aside as NAME.damaged with a warning, and training starts afresh.
+
+    Example:
+        >>> from ncutils import data, networks, training
+        >>> blobs = data.gaussian(20, num_classes=3)
+        >>> network = networks.MLP(64, 3, num_nonlinear=1, num_linear=2, width=8)
+        >>> config = training.TrainingConfig(epochs=5, batch_size=20, warmup_steps=2, measurements=1)
+        >>> training.train(network, blobs, config, progress=False).frame["step"].max()
+        15
     """
+    _check_data(network, data)
+    config = config.for_samples(len(data.y))
+    small = isinstance(network, MLP) and max(network.sizes[1:]) <= 256 and data.x.device.type == "cpu"
+    with one_thread() if small else contextlib.nullcontext():
+        return _train(network, data, config, measure, progress, checkpoint, engine)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread within an operation for as long as this lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(network, data, config: TrainingConfig, measure, progress, checkpoint, engine) -> TrainingResult:
     start = time.perf_counter()
     runs = network.num_runs
     lrs, decays = config.per_run("lr", runs), config.per_run("weight_decay", runs)
-    _check_data(network, data, config)
+    _check_fit(network, data, config)
     if engine not in ("auto", "sequential", "stacked"):
         raise ValueError(f"engine must be 'auto', 'sequential' or 'stacked'; got {engine!r}")
     stacked = isinstance(network, MLP) and (engine == "stacked" or (engine == "auto" and data.x.is_cuda))
@@ -308,7 +358,9 @@ def _train_group(trainer, network, data, config, measure, bar, store, number):
             if len(failed) == network.num_runs:
                 break
         if measure:
-            rows += _measure_finite(measure, network, data, step, failed, trainer)
+            rows += _measure_finite(measure, network, data, step, failed)
+            for run in failed:  # those that the measurement found too
+                trainer.stop(run)
         if store:
             state = {"step": stop, "rows": rows, "failed": failed, "trainer": trainer.state()}
             store.save(number, state)
@@ -316,28 +368,24 @@ def _train_group(trainer, network, data, config, measure, bar, store, number):
     return rows, list(failed.values())
 
 
-def _measure_finite(measure, network, data, step, failed, trainer) -> list[dict]:
+def _measure_finite(measure, network, data, step, failed) -> list[dict]:
     """Measure the runs that are still finite; a diverged one must not bring the others' metrics down."""
-    try:
-        if not failed:
-            return measure(network, data, step)
-    except ValueError:  # the metrics refuse infinite features: a batch may look harmless where other samples explode
-        with torch.no_grad():
-            pre = network.layers(data.x).pre
-        exploded = [run for run in range(network.num_runs) if not all(torch.isfinite(z[run]).all() for z in pre)]
-        if not exploded:
-            raise
-        failed.update({run: Divergence(run, step, math.inf) for run in exploded})
-    finite = [run for run in range(network.num_runs) if run not in failed]
-    rows = []
-    if finite:
-        # One call for all: in the place of a diverged run stands a copy of a finite one, for as long as it takes.
-        for weight in network.weights:
-            weight.data[list(failed)] = weight.data[finite[0]]
-        rows = [row for row in measure(network, data, step) if row["run"] in finite]
-    for run in failed:
-        trainer.stop(run)
-    return rows
+    while alive := [run for run in range(network.num_runs) if run not in failed]:
+        part = network if len(alive) == network.num_runs else network.select(alive)
+        try:
+            return [row | {"run": alive[row["run"]]} for row in measure(part, data, step)]
+        except ValueError:  # the metrics refuse infinite features: a batch may look harmless where others explode
+            exploded = _exploded(part, data)
+            if not exploded:
+                raise
+            failed.update({alive[run]: Divergence(alive[run], step, math.inf) for run in exploded})
+    return []
+
+
+def _exploded(network, data) -> list[int]:
+    with torch.no_grad():
+        pre = network.layers(data.x).pre
+    return [run for run in range(network.num_runs) if not all(torch.isfinite(z[run]).all() for z in pre)]
 
 
 class _Batches:
@@ -618,51 +666,125 @@ def _record(step: Callable[[], None], changed: list[Tensor]):
 
 
 class _Checkpoint:
-    """State of every group of runs in one file, replaced atomically; refuses another configuration's file."""
+    """State of every group of runs in one file, replaced atomically; refuses another configuration's file.
+
+    The file is a line with the SHA-256 of the rest, then tensors and one JSON text, written by torch and read with
+    ``weights_only=True``: opening a stranger's file runs none of their code.
+    """
+
+    HEADER = b"ncutils checkpoint "
 
     def __init__(self, path, fingerprint: str):
         self.path, self.groups = Path(path), {}
         self.fingerprint = fingerprint
-        if self.path.exists():
-            saved = torch.load(self.path, weights_only=False, map_location="cpu")  # it may have begun on a GPU
-            if saved["fingerprint"] != fingerprint:
-                raise ValueError(
-                    f"checkpoint {self.path} belongs to another training (fingerprint {saved['fingerprint']}, "
-                    f"expected {fingerprint}): move it away or give another file"
-                )
-            self.groups = saved["groups"]
+        if not self.path.exists():
+            return
+        try:
+            written, groups = self._read()
+        except Exception as error:  # a damaged file makes torch raise anything
+            _files.set_aside(self.path, error)
+            return
+        if written != fingerprint:
+            raise ValueError(
+                f"checkpoint {self.path} belongs to another training (fingerprint {written}, "
+                f"expected {fingerprint}): move it away or give another file"
+            )
+        self.groups = groups
+
+    def _read(self) -> tuple[str, dict]:
+        line, _, payload = self.path.read_bytes().partition(b"\n")
+        if line != self.HEADER + hashlib.sha256(payload).hexdigest().encode():
+            raise ValueError("its contents are not those that were written")
+        stored = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")  # it may have begun on a GPU
+        content = _unpacked(json.loads(stored["json"]), stored["tensors"])
+        return content["fingerprint"], content["groups"]
 
     def load(self, number: int):
-        return self.groups.get(number)
+        if (state := self.groups.get(number)) is None:
+            return None
+        return state | {"failed": {run: Divergence(run, step, loss) for run, step, loss in state["failed"]}}
 
     def save(self, number: int, state: dict) -> None:
-        self.groups[number] = state
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            torch.save({"fingerprint": self.fingerprint, "groups": self.groups}, temporary)
-            os.replace(temporary, self.path)
-        except (OSError, RuntimeError) as error:  # on a full disk torch's writer raises a RuntimeError
-            temporary.unlink(missing_ok=True)
-            raise OSError(f"could not write {self.path}: {error}") from error
+        self.groups[number] = state | {"failed": [[d.run, d.step, d.loss] for d in state["failed"].values()]}
+        tensors: list[Tensor] = []
+        text = json.dumps(_packed({"fingerprint": self.fingerprint, "groups": self.groups}, tensors))
+        payload = io.BytesIO()
+        torch.save({"json": text, "tensors": tensors}, payload)
+        data = payload.getvalue()
+        with _files.atomic(self.path) as temporary:
+            temporary.write_bytes(self.HEADER + hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+
+
+def _packed(value, tensors: list[Tensor]):
+    """JSON for ``value``, the tensors and arrays in it moved to ``tensors``."""
+    if isinstance(value, (np.ndarray, np.generic, Tensor)):
+        kind = "tensor" if isinstance(value, Tensor) else "array" if isinstance(value, np.ndarray) else "scalar"
+        tensors.append(value.detach().clone() if kind == "tensor" else torch.from_numpy(np.array(value)))
+        return {kind: len(tensors) - 1}
+    if isinstance(value, dict):
+        return {"dict": [[_packed(k, tensors), _packed(v, tensors)] for k, v in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {type(value).__name__: [_packed(v, tensors) for v in value]}
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise TypeError(
+        f"rows must hold numbers, strings, lists, arrays or tensors to be kept in a checkpoint; got {value!r}"
+    )
+
+
+def _unpacked(value, tensors: list[Tensor]):
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind in ("array", "scalar"):
+        return tensors[content].numpy() if kind == "array" else tensors[content].numpy()[()]
+    if kind == "dict":
+        return {_unpacked(k, tensors): _unpacked(v, tensors) for k, v in content}
+    return {"list": list, "tuple": tuple}[kind](_unpacked(v, tensors) for v in content)
 
 
 def _fingerprint(network, data, config: TrainingConfig, measure, stacked: bool) -> str:
     spec = (type(network).__name__, network.sizes, network.num_nonlinear, network.activation, network.gamma)
     how = (getattr(measure, "__qualname__", type(measure).__name__), stacked, str(data.x.dtype))
     digest = hashlib.sha256(repr((spec, network.seeds, astuple(config), tuple(data.x.shape), how)).encode())
-    for tensor in (data.y, data.x.sum(0, dtype=torch.float64), *network.state_dict().values()):
+    order = torch.arange(1, len(data.x) + 1, device=data.x.device, dtype=torch.float64)
+    moved = order @ data.x.flatten(1).double()  # the same samples in another order are other batches
+    for tensor in (data.y, data.x.sum(0, dtype=torch.float64), moved, *network.state_dict().values()):
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def _check_data(network, data, config: TrainingConfig) -> None:
+def _check_data(network, data) -> None:
+    if not isinstance(network, (MLP, ResNet20)):
+        raise TypeError(
+            f"network must be an ncutils MLP or ResNet20 (certify and the metrics take any module); "
+            f"got {type(network).__name__}"
+        )
+    if lacking := [name for name in ("x", "y", "num_classes") if not hasattr(data, name)]:
+        raise TypeError(
+            f"data must be a Dataset(x, y, num_classes, name); got {type(data).__name__}, without {', '.join(lacking)}"
+        )
+    if len(data.x) != len(data.y) or not len(data.y):
+        raise ValueError(f"data must hold as many labels as samples, at least one; got {len(data.y)}, {len(data.x)}")
+    if data.y.dtype != torch.int64 or not 0 <= int(data.y.min()) <= int(data.y.max()) < data.num_classes:
+        found = f"{data.y.dtype}, {data.y.min().item()}..{data.y.max().item()}"
+        raise ValueError(f"data.y must be int64 in 0..{data.num_classes - 1}; got {found}")
+    if not torch.isfinite(data.x).all():
+        raise ValueError(f"data.x must be finite; got {int((~torch.isfinite(data.x)).sum())} NaN or infinite entries")
+
+
+def _check_fit(network, data, config: TrainingConfig) -> None:
     weight = network.weights[0]
     if data.x.device != weight.device or data.x.dtype != weight.dtype:
         raise ValueError(
             f"data must be on the network's device and of its dtype ({weight.device}, {weight.dtype}); "
             f"got {data.x.device}, {data.x.dtype}"
         )
+    wanted = {"float64": torch.float64, None: weight.dtype}.get(config.precision, torch.float32)
+    if weight.dtype != wanted:
+        raise ValueError(f"precision {config.precision!r} must be that of the network; got weights of {weight.dtype}")
     if config.batch_size is not None and config.batch_size > len(data.y):
         raise ValueError(f"batch_size must be at most the {len(data.y)} samples; got {config.batch_size}")
     if data.num_classes != network.sizes[-1]:

@@ -2,17 +2,15 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
 
-from ncutils import cells, experiments
+from ncutils import _files, experiments
 from ncutils.__main__ import main
-from ncutils.cells import Cell
+from ncutils.experiments import Job, jobs
 
-TINY = replace(
-    experiments.specification("3"),
+TINY = experiments.specification("3").but(
     data="cifar10_small",
     samples=100,
     test_samples=0,
@@ -26,6 +24,8 @@ TINY = replace(
     warmup_steps=1,
 )
 
+ARCHIVE = sys.modules["ncutils.experiments.archive"]
+
 
 @pytest.fixture(autouse=True)
 def tiny(tmp_path, monkeypatch):
@@ -36,16 +36,17 @@ def tiny(tmp_path, monkeypatch):
     for variable in ("NCUTILS_PROFILE", "NCUTILS_DEVICE"):
         monkeypatch.delenv(variable, raising=False)
     for profile in experiments.PROFILES:
-        monkeypatch.setitem(experiments._SPECIFICATIONS, ("3", profile), replace(TINY, profile=profile))
+        monkeypatch.setitem(experiments.DECLARED, ("3", profile), TINY.but(profile=profile))
+    monkeypatch.setattr(ARCHIVE, "check_committed", lambda: None)
     monkeypatch.setattr(experiments, "check_committed", lambda: None)
-    monkeypatch.setattr(experiments, "results_dir", lambda: tmp_path / "results")
+    monkeypatch.setattr(ARCHIVE, "results_dir", lambda: tmp_path / "results")
     return tmp_path
 
 
 def test_list_describes_every_figure(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
-    for spec in experiments._DECLARED:
+    for spec in experiments.DECLARED.values():
         assert f"Figure {spec.figure}, profile {spec.profile}:" in out
     assert main(["list", "5"]) == 0
     assert "Figure 1" not in capsys.readouterr().out
@@ -53,10 +54,10 @@ def test_list_describes_every_figure(capsys):
 
 def test_cost_then_run_then_nothing_left(capsys):
     assert main(["cost", "3"]) == 0
-    assert "2 runs in 2 cells (0 on disk)" in capsys.readouterr().out
+    assert "2 runs in 2 jobs (0 on disk)" in capsys.readouterr().out
     assert main(["run", "3"]) == 0
     out = capsys.readouterr().out
-    assert "quick: 100 CIFAR-10 images of 4x4, 1 seed, 1 epochs, CPU" in out and "archived" not in out
+    assert "quick: 100 CIFAR-10 images of 4x4, 1 seed, 1 epochs, float64, CPU" in out and "archived" not in out
     assert main(["cost", "3"]) == 0
     assert "(2 on disk)" in capsys.readouterr().out
 
@@ -86,10 +87,10 @@ def test_uncommitted_code_is_refused_before_it_runs(monkeypatch, capsys):
 def test_resume_goes_on_and_says_from_where(capsys):
     assert main(["resume", "3"]) == 2
     assert "nothing of figure 3 is on disk" in capsys.readouterr().err
-    cell = TINY.cells()[0]
-    cells.solve(cell, cell.key(), cells.cache_dir())
+    cell = TINY.jobs()[0]
+    jobs.solve(cell, cell.key(), _files.cache_dir())
     assert main(["resume", "3"]) == 0
-    assert "1 of 2 cells are done" in capsys.readouterr().out
+    assert "1 of 2 jobs are done" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -120,8 +121,8 @@ def test_no_gpu(arguments, capsys):
 
 def test_no_data(tiny, monkeypatch, capsys):
     monkeypatch.setenv("NCUTILS_DATA", str(tiny / "nowhere"))
-    cells._images.cache_clear()
-    cells._checksum.cache_clear()
+    jobs._images.cache_clear()
+    jobs._checksum.cache_clear()
     assert main(["run", "1", "--profile", "cores"]) == 1
     assert "fetch it with `python -m ncutils data mnist`" in capsys.readouterr().err
 
@@ -137,9 +138,9 @@ def test_interrupted(monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Cell, "compute", interrupt)
+    monkeypatch.setattr(Job, "compute", interrupt)
     assert main(["run", "3", "--backend", "sequential"]) == 130
-    assert "finished cells are kept" in capsys.readouterr().err
+    assert "finished jobs are kept" in capsys.readouterr().err
 
 
 def test_help_has_examples_and_every_command():

@@ -598,8 +598,8 @@ print("trained")
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"steps": -1}, "steps and warmup_steps must be >= 0; got -1 and 300"),
-        ({"warmup_steps": -2}, "steps and warmup_steps must be >= 0; got 5 and -2"),
+        ({"steps": -1}, "steps must be an integer >= 0; got -1"),
+        ({"warmup_steps": -2}, "warmup_steps must be an integer >= 0; got -2"),
         ({"momentum": 1.0}, "momentum must be in [0, 1); got 1.0"),
         ({"momentum": -0.1}, "momentum must be in [0, 1); got -0.1"),
         ({"batch_size": 0}, "batch_size must be None or >= 1; got 0"),
@@ -609,7 +609,7 @@ print("trained")
         ({"drop_at": 1.5}, "drop_at must be in [0, 1] and drop_factor finite and >= 0; got 1.5, 0.1"),
         ({"drop_factor": float("nan")}, "drop_at must be in [0, 1] and drop_factor finite"),
         ({"measurements": -1}, "measurements must be >= 0; got -1"),
-        ({"precision": "half"}, "precision must be 'float32' or 'bfloat16'; got 'half'"),
+        ({"precision": "half"}, "precision must be 'float32', 'float64', 'bfloat16' or None; got 'half'"),
     ],
 )
 def test_configuration_refusals(changes, words):

@@ -1,0 +1,134 @@
+"""Results computed earlier, kept under ``results/`` with their provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from ncutils import _files
+from ncutils.experiments import figures, jobs
+from ncutils.experiments.result import Result
+from ncutils.experiments.run import git
+from ncutils.experiments.specification import PROFILES, identity
+
+
+def results_dir() -> Path:
+    """results/ of the checkout."""
+    return _files.results_dir()
+
+
+def archived(folder: str | os.PathLike | None = None) -> list[tuple[str, str]]:
+    """The (figure, profile) pairs that have an archived result."""
+    folder = results_dir() if folder is None else Path(folder)
+    names = [path.stem.rpartition("-") for path in sorted(folder.glob("*.parquet"))]
+    return [(figure, profile) for figure, _, profile in names]
+
+
+def load_archive(figure: str, profile: str | None = None, folder: str | os.PathLike | None = None):
+    """A result computed earlier and kept with its provenance, as :func:`run` returned it (numbers in float32).
+
+    Args:
+        figure: a figure's name.
+        profile: which one; when not given the largest there is (``"paper"`` before ``"cores"``).
+        folder: where archives are; ``results/`` of the checkout when not given.
+
+    Raises:
+        FileNotFoundError: none there; the message holds the command that makes it.
+        ValueError: the provenance, the table and today's specification do not belong together.
+    """
+    import pandas as pd
+
+    folder = results_dir() if folder is None else Path(folder)
+    declared = [p for p in reversed(PROFILES) if figure not in figures.FIGURES or (figure, p) in figures.DECLARED]
+    candidates = [profile] if profile else declared
+    for candidate in candidates:
+        spec = figures.specification(figure, candidate)
+        if (path := folder / f"{figure}-{candidate}.parquet").exists():
+            break
+    else:
+        wanted = " or ".join(f"`python -m ncutils run {figure} --profile {p}`" for p in candidates if p != "quick")
+        raise FileNotFoundError(f"no archived result of figure {figure} in {folder.name}/; make it with {wanted}")
+    about, embedded = path.with_suffix(".json"), _embedded(path)
+    try:
+        provenance = json.loads(about.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if embedded is None:
+            raise ValueError(f"{about}: no readable provenance for {path.name} ({error})") from error
+        provenance = embedded
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{about}: no readable provenance for {path.name} ({error})") from error
+    needed = ("specification", "git_commit", "device", "seconds", "data_checksum", "versions")
+    if lacking := [name for name in needed if name not in provenance]:
+        raise ValueError(f"{about}: the provenance lacks {', '.join(lacking)}")
+    declared, stored = spec.identity(), identity(provenance["specification"])
+    if differ := [name for name in sorted({*declared, *stored}) if declared.get(name) != stored.get(name)]:
+        seen = "; ".join(f"{name} is {stored.get(name)!r} there, {declared.get(name)!r} here" for name in differ)
+        raise ValueError(f"{about}: made from another specification of figure {figure}, {spec.profile}: {seen}")
+    if about.exists() and _sha256(path) != provenance.get("parquet_sha256"):
+        raise ValueError(f"{path}: not the table that {about.name} describes (its SHA-256 differs)")
+    if embedded is None:  # made before tables carried their own
+        frame = pd.read_parquet(path)
+    else:
+        try:
+            frame, _ = jobs.read_table(path)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); fetch it again or make it anew") from error
+        if differ := [name for name in embedded if embedded[name] != provenance.get(name)]:
+            raise ValueError(f"{path}: its own provenance is not that of {about.name}: {', '.join(differ)}")
+    return Result(frame, spec.label(provenance["device"]), provenance)
+
+
+archive = load_archive  # the name it had
+
+
+def _embedded(path: Path) -> dict | None:
+    """The provenance inside a table, None if it was made before tables carried theirs."""
+    import pyarrow.parquet
+
+    try:
+        metadata = pyarrow.parquet.read_schema(path).metadata or {}
+        return json.loads(metadata[b"ncutils"])["provenance"] if b"ncutils" in metadata else None
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}); fetch it again or make it anew") from error
+
+
+def save_archive(result, folder: str | os.PathLike | None = None) -> Path:
+    """Keep a result that :func:`run` returned: FIGURE-PROFILE.parquet, its provenance inside and beside it.
+
+    Raises:
+        ValueError: the code that ran is not the code of the commit that the provenance would name.
+        OSError: naming the file that could not be written.
+    """
+    folder = results_dir() if folder is None else Path(folder)
+    provenance = dict(result.attrs["provenance"])
+    check_committed()
+    provenance["git_commit"] = git("rev-parse", "HEAD")
+    path = folder / f"{provenance['figure']}-{provenance['profile']}.parquet"
+    small = result.copy()
+    doubles = small.select_dtypes("float64").columns.difference(["lr", "weight_decay"])
+    small[doubles] = small[doubles].astype("float32")
+    small.attrs = {}
+    about = path.with_suffix(".json")
+    about.unlink(missing_ok=True)  # never a new table beside an old provenance
+    jobs.write(small, path, provenance=provenance)
+    provenance |= {"rows": len(small), "parquet_sha256": _sha256(path)}
+    with _files.atomic(about) as temporary:
+        temporary.write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def check_committed() -> None:
+    """Raise ValueError unless the code behind the results is exactly what HEAD holds."""
+    if git("rev-parse", "HEAD") is None:
+        raise ValueError("an archive names the commit whose code made it, and this copy is not a git checkout")
+    files = [str(jobs.PACKAGE / name) for name in (*jobs.CODE, "experiments") if (jobs.PACKAGE / name).exists()]
+    if changed := git("status", "--porcelain", "--", *files):
+        raise ValueError(
+            f"an archive names the commit whose code made it; commit these first, or use --no-archive:\n{changed}"
+        )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

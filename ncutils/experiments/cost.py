@@ -1,0 +1,115 @@
+"""What a run will take on this machine, estimated without running it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from ncutils import _files, training
+from ncutils.experiments import jobs
+from ncutils.experiments.jobs import Job
+from ncutils.experiments.run import checked_device, device_name, resolve
+from ncutils.experiments.specification import Specification
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run will take; ``seconds`` are those of one worker on this machine's device, jobs on disk left out."""
+
+    figure: str
+    profile: str
+    device: str
+    jobs: int
+    jobs_on_disk: int
+    runs: int
+    run_steps: int
+    flops: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"figure {self.figure}, profile {self.profile}: {self.runs} runs in {self.jobs} jobs "
+            f"({self.jobs_on_disk} on disk), {self.run_steps:,} training steps, {self.flops:.1e} flop, "
+            f"about {duration(self.seconds)} of one worker ({self.device})"
+        )
+
+
+def cost(figure: str | Specification, profile: str | None = None, device: str | None = None) -> Cost:
+    """Estimate a run by timing a few steps and one measurement of each of its networks, on noise of the data's shape.
+
+    Raises:
+        ValueError: as :func:`run`.
+        FileNotFoundError: the data set has not been fetched.
+    """
+    spec = resolve(figure, profile)
+    device = checked_device(device)
+    every, folder = spec.jobs(device), _files.cache_dir()
+    left = [job for job in every if jobs.read(folder, job.key()) is None]
+    seconds, flops = 0.0, 0.0
+    known: dict[tuple, tuple[float, float]] = {}
+    for job in every:
+        kind = (job.network, len(job.seeds))
+        if kind not in known:
+            known[kind] = _job_seconds(job), _step_flops(job) * job.steps * len(job.seeds)
+        seconds += known[kind][0] * (job in left)
+        flops += known[kind][1]
+    steps = spec.runs * spec.steps
+    return Cost(
+        spec.figure,
+        spec.profile,
+        device_name(device),
+        len(every),
+        len(every) - len(left),
+        spec.runs,
+        steps,
+        flops,
+        seconds,
+    )
+
+
+def _noise(job: Job, samples: int):
+    """Data of the job's shape and of no content."""
+    train, _ = job.load()
+    shape = (samples, *train.x.shape[1:])
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator).to(train.x)
+    return replace(train, x=x, y=(torch.arange(samples) % train.num_classes).to(train.y))
+
+
+def _job_seconds(job: Job) -> float:
+    noise = _noise(job, max(2 * (job.training.batch_size or job.data.count), 500))
+    network = job.build(noise)
+    # The step size is irrelevant for the time and zero keeps the weights finite.
+    config = replace(job.config, steps=2, epochs=None, lr=0.0)
+    with jobs.one_thread(job.device):
+        training.train(network, noise, config, measure=None, progress=False)  # warm: buffers, kernels, a CUDA graph
+        steps, spent = 1, 0.0
+        while spent < 0.2:
+            steps *= 2
+            spent = training.train(network, noise, replace(config, steps=steps), measure=None, progress=False).seconds
+        start = time.perf_counter()
+        training.measure_layers(network, noise, 0)
+        measure = (time.perf_counter() - start) / len(noise)
+    measured = (job.data.measured or job.data.count) + job.data.test_samples
+    return spent / steps * job.steps + measure * measured * len(training.measurement_steps(job.config))
+
+
+def _step_flops(job: Job) -> float:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    one = replace(job, seeds=job.seeds[:1], device="cpu")
+    noise = _noise(one, job.training.batch_size or job.data.count)
+    network = one.build(noise)
+    with FlopCounterMode(display=False) as counter:
+        network(noise.x).sum().backward()
+    return counter.get_total_flops()
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that fits it, e.g. ``"1.6 h"``."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

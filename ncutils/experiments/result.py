@@ -1,0 +1,150 @@
+"""What a run gives back, and what the figures read from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ncutils import training
+from ncutils.experiments.specification import step_sizes
+
+
+@dataclass
+class Result:
+    """A tidy frame with what it is: ``label`` for titles, ``provenance`` to know where it came from.
+
+    One row of ``frame`` per (network, run, split, step, layer). Where a data frame is expected the result serves as
+    one: indexing, ``len`` and every attribute it has not itself are the frame's.
+    """
+
+    frame: object
+    label: str
+    provenance: dict
+
+    def __post_init__(self) -> None:
+        self.frame.attrs = {"label": self.label, "provenance": self.provenance}
+
+    def __getattr__(self, name: str):
+        if name.startswith("__") or name == "frame":  # copying and pickling ask before there is a frame
+            raise AttributeError(name)
+        return getattr(self.frame, name)
+
+    def __getitem__(self, key):
+        return self.frame[key]
+
+    def __contains__(self, key) -> bool:
+        return key in self.frame
+
+    def __iter__(self):
+        return iter(self.frame)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def _repr_html_(self) -> str:
+        return self.frame._repr_html_()
+
+    def final(self, split: str = "train"):
+        """The rows at the end of training, of the runs that did not diverge."""
+        return final(self.frame, split)
+
+    def flow_time(self):
+        """Flow time at each row: the sum of effective step sizes lr / (1 - momentum) up to its step."""
+        return flow_time(self.frame)
+
+    def head_ends(self, split: str = "train"):
+        """One row a run: NC1, NC2 at the two ends of the linear head, and NC3. See :func:`head_ends`."""
+        return head_ends(self.frame, split)
+
+    def nonlinear_head(self, split: str = "train"):
+        """One row a run: balancedness and negativity of the head's non-linear layers. See :func:`nonlinear_head`."""
+        return nonlinear_head(self.frame, split)
+
+    def class_grams(self, seed: int = 0) -> dict[int, object]:
+        """Inner products of the class means at the end, layer -> (K, K) array. See :func:`class_grams`."""
+        return class_grams(self.frame, seed)
+
+
+def label(result) -> str:
+    """Size, seeds and device of a result in one line."""
+    return result.attrs["label"]
+
+
+def final(frame, split: str = "train"):
+    """The rows at the end of training, of the runs that did not diverge."""
+    return frame[(frame["step"] == frame["step"].max()) & ~frame["diverged"] & (frame["split"] == split)]
+
+
+def flow_time(frame):
+    """Flow time at each row: the sum of effective step sizes lr / (1 - momentum) up to its step."""
+    stored = frame.attrs["provenance"]["specification"]
+    known = {name: stored[name] for name in ("momentum", "warmup_steps", "drop_at", "drop_factor") if name in stored}
+    if "epochs" in stored and stored["epochs"] is not None:
+        known["steps"] = stored["epochs"] * (stored["samples"] // stored["batch_size"])
+    config = training.TrainingConfig(**({"steps": stored.get("steps")} | known))
+    momentum = frame["momentum"] if "momentum" in frame.columns else config.momentum
+    return frame["lr"] * step_sizes(config)[frame["step"]] / (1 - momentum)
+
+
+def head_ends(frame, split: str = "train"):
+    """One row a run: NC1 and NC2 at the two ends of the linear head (Figures 2 and 5), and NC3.
+
+    The *last* layer is read as Z_{L-1}, what W_L reads, and the *first* as Z_{L1}, what the head reads: with one linear
+    layer they are the same. (Z_L itself is the network's output, nearly the one-hot labels whatever the head does; its
+    NC1 is given as ``nc1_output``.)
+    """
+    end = final(frame, split)
+    runs = ["depth", "setup", "run", "seed", "lr", "weight_decay", "accuracy", "error"]
+    layers = {
+        "last": end["num_nonlinear"] + end["num_linear"] - 1,
+        "first": end["num_nonlinear"],
+        "output": end["num_nonlinear"] + end["num_linear"],
+    }
+    at = {name: end[end["layer"] == layer].set_index(["depth", "run"]) for name, layer in layers.items()}
+    table = at["last"].reset_index()[[*runs, "nc1", "nc2", "nc3"]].set_index(["depth", "run"])
+    table = table.rename(columns={"nc1": "nc1_last", "nc2": "nc2_last"})
+    table["nc1_first"], table["nc2_first"] = at["first"]["nc1"], at["first"]["nc2"]
+    table["nc1_output"] = at["output"]["nc1"]
+    return table.reset_index()
+
+
+def nonlinear_head(frame, split: str = "train"):
+    """One row a run: least and mean balancedness and negativity over the non-linear layers of the head (Figure 3).
+
+    The head of an MLP is everything behind its first two layers: layers 3..L1 for negativity, their pairs (l, l+1) for
+    balancedness, in both forms.
+    """
+    end = final(frame, split)
+    inner = end[(end["layer"] >= 3) & (end["layer"] <= end["num_nonlinear"])]
+    pairs = inner[inner["layer"] < inner["num_nonlinear"]]
+    runs = ["depth", "setup", "run", "seed", "lr", "weight_decay", "accuracy"]
+    table = inner.groupby(runs, as_index=False).agg(
+        negativity_min=("negativity", "min"), negativity_mean=("negativity", "mean")
+    )
+    balance = pairs.groupby(["depth", "run"], as_index=False).agg(
+        balancedness_min=("balancedness_relative", "min"),
+        balancedness_mean=("balancedness_relative", "mean"),
+        balancedness_op_min=("balancedness", "min"),
+        balancedness_op_mean=("balancedness", "mean"),
+    )
+    return table.merge(balance, on=["depth", "run"])
+
+
+def class_grams(frame, seed: int = 0) -> dict[int, object]:
+    """Inner products of the class means at the end, before any activation: layer -> (K, K) array, of one run.
+
+    Raises:
+        ValueError: the figure keeps none (those over training do), or has no such seed.
+    """
+    import numpy as np
+
+    if "class_gram" not in frame:
+        raise ValueError(f"figure {frame['figure'].iloc[0]} keeps no class means; expected one with class_means=True")
+    rows = final(frame)
+    rows = rows[(rows["seed"] == seed) & rows["class_gram"].notna()]
+    if rows.empty:
+        raise ValueError(f"seed must be one of {sorted(frame['seed'].unique().tolist())}; got {seed}")
+    grams = {int(row.layer): np.asarray(row.class_gram, dtype=float) for row in rows.itertuples()}
+    return {layer: gram.reshape(round(len(gram) ** 0.5), -1) for layer, gram in grams.items()}
+
+
+class_means = class_grams  # the name it had

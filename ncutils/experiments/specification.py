@@ -1,0 +1,258 @@
+"""A figure or an experiment of your own as one declaration: data, network, training, and what is swept."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+
+from ncutils import training
+from ncutils.experiments.jobs import NETWORKS, DataConfig, Job, NetworkConfig, values
+
+PROFILES = ("quick", "cores", "paper")
+PROSE = ("shows", "runs_per_job", "runs_per_cell")  # may change without making another experiment
+
+
+@dataclass(frozen=True)
+class Specification:
+    """One experiment at one size. :func:`declare` makes one from a flat list of options.
+
+    Attributes:
+        figure: the paper's number (``"2-mlp"`` and ``"2-resnet"`` are the two rows of Figure 2, ``"1-resnet"`` the
+            variant of Figure 1 that one published version shows), or a name of your own.
+        data: the samples.
+        network: ``"mlp"`` or ``"resnet20"``.
+        nonlinear: numbers of dense ReLU layers, one network each.
+        linear: numbers of linear layers behind them, one network each.
+        lr: step sizes; every pair of a step size and a weight decay is a set-up.
+        weight_decay: weight decays.
+        seeds: runs of each set-up; their seeds are 0, 1, ...
+        training: every other option of the training; its own ``lr`` and ``weight_decay`` are not looked at.
+        width: of hidden dense layers, one or several.
+        sweep: other options of the training to sweep, ``{"momentum": (0.0, 0.9)}``; part of the set-ups.
+        weight_decay_over_depth: divide the weight decay by the number of layers.
+        class_means: keep the inner products of the class means at the end.
+        profile: one of :data:`PROFILES`, or ``"own"``.
+        shows: what the figure shows.
+        runs_per_job: runs that train as one job; None for all runs of a network on a GPU, which stacks them, and one
+            on a CPU, which gains nothing by it and has neighbours to share with.
+    """
+
+    figure: str
+    data: DataConfig
+    network: str
+    nonlinear: tuple[int, ...]
+    linear: tuple[int, ...]
+    lr: tuple[float, ...]
+    weight_decay: tuple[float, ...]
+    seeds: int
+    training: training.TrainingConfig
+    width: int | tuple[int, ...] = 64
+    sweep: Mapping[str, tuple] | tuple = ()
+    weight_decay_over_depth: bool = False
+    class_means: bool = False
+    profile: str = "own"
+    shows: str = field(default="", compare=False)
+    runs_per_job: int | None = 1
+
+    def __post_init__(self) -> None:
+        for name in ("nonlinear", "linear", "lr", "weight_decay"):
+            value = getattr(self, name)
+            value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+            object.__setattr__(self, name, value)
+            if not value:
+                raise ValueError(f"{name} must hold at least one value; got none")
+        if self.network not in NETWORKS:
+            raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {self.network!r}")
+        if not isinstance(self.seeds, int) or self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1; got {self.seeds}")
+        sweep = tuple((name, tuple(choices)) for name, choices in dict(self.sweep).items())
+        known = _names(training.TrainingConfig) - {"lr", "weight_decay", "steps", "epochs", "batch_size", "precision"}
+        if unknown := [name for name, _ in sweep if name not in known]:
+            raise ValueError(f"sweep must name options among {', '.join(sorted(known))}; got {', '.join(unknown)}")
+        object.__setattr__(self, "sweep", sweep)
+
+    def __getattr__(self, name: str):
+        """What the parts hold, e.g. ``spec.epochs``, ``spec.samples``."""
+        for part in ("data", "training"):
+            if not name.startswith("_") and part in self.__dict__ and name in _names(type(self.__dict__[part])):
+                return getattr(self.__dict__[part], name)
+        raise AttributeError(f"a Specification has no {name!r}")
+
+    def but(self, **changes) -> Specification:
+        """This experiment with other options, of whichever part: ``spec.but(epochs=3, width=12)``."""
+        own, data, how = _sorted(changes)
+        return replace(self, **own, data=replace(self.data, **data), training=replace(self.training, **how))
+
+    def options(self) -> dict:
+        """All options in one flat dictionary that JSON can keep: what an archive stores."""
+        flat = {name: value for name, value in values(self).items() if name not in ("data", "training")}
+        flat |= {"data" if name == "source" else name: value for name, value in values(self.data).items()}
+        flat |= {name: value for name, value in values(self.training).items() if name not in ("lr", "weight_decay")}
+        return json.loads(json.dumps(flat | {"data": self.data.name, "precision": self.precision or "float32"}))
+
+    def identity(self) -> dict:
+        """What makes two runs the same experiment: not the caption, nor the cutting into jobs."""
+        return identity(self.options())
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(self.width) if isinstance(self.width, (tuple, list)) else (self.width,)
+
+    @property
+    def networks(self) -> list[tuple[int, int]]:
+        """Every (nonlinear, linear) pair of layer counts."""
+        return list(itertools.product(self.nonlinear, self.linear))
+
+    @property
+    def setups(self) -> list[tuple]:
+        """Every (lr, weight_decay, *other options that are swept), before any division by the depth."""
+        return list(itertools.product(self.lr, self.weight_decay, *(choices for _, choices in self.sweep)))
+
+    @property
+    def runs(self) -> int:
+        return len(self.networks) * len(self.widths) * len(self.setups) * self.seeds
+
+    @property
+    def steps(self) -> int:
+        return self.training.for_samples(self.data.count).steps
+
+    @property
+    def flow_time(self) -> float:
+        """Sum of effective step sizes of the first set-up, see the package's page."""
+        return step_sizes(self.training.for_samples(self.data.count))[-1] * self.lr[0] / (1 - self.training.momentum)
+
+    def setup_name(self, index: int) -> str:
+        lr, decay, *others = self.setups[index]
+        name = f"lr={lr:g}, wd={decay:g}" + "/depth" * self.weight_decay_over_depth
+        return ", ".join([name, *(f"{option}={value}" for (option, _), value in zip(self.sweep, others, strict=True))])
+
+    def jobs(self, device: str = "cpu") -> list[Job]:
+        """The independent pieces of work: one network, one choice of the other options, and a block of its runs."""
+        return [job for job, _ in self.planned(device)]
+
+    cells = jobs  # the name it had
+
+    def planned(self, device: str = "cpu") -> list[tuple[Job, list[int]]]:
+        """The jobs, each with its runs' numbers within their network, which count up set-up by set-up."""
+        found = []
+        for nonlinear, linear, width in itertools.product(self.nonlinear, self.linear, self.widths):
+            network = NetworkConfig(self.network, nonlinear, linear, width)
+            depth = nonlinear + linear if self.weight_decay_over_depth else 1
+            groups: dict[tuple, list] = {}  # runs that may train together: the same options but for these three
+            for index, (lr, decay, *others) in enumerate(self.setups):
+                runs = [(seed, lr, decay / depth, index * self.seeds + seed) for seed in range(self.seeds)]
+                groups.setdefault(tuple(others), []).extend(runs)
+            for others, runs in groups.items():
+                options = {name: value for (name, _), value in zip(self.sweep, others, strict=True)}
+                block = self.runs_per_job or (1 if device == "cpu" else len(runs))
+                for start in range(0, len(runs), block):
+                    seeds, lrs, decays, numbers = zip(*runs[start : start + block], strict=True)
+                    how = replace(self.training, lr=lrs, weight_decay=decays, **options)
+                    found.append((Job(self.data, network, how, seeds, self.class_means, device), list(numbers)))
+        return found
+
+    def describe(self) -> str:
+        """The specification in words, like a caption."""
+        kind = "ResNet20" if self.network == "resnet20" else "MLP"
+        layers = f"ReLU layers {_listed(self.nonlinear)}, linear layers {_listed(self.linear)}"
+        decays = _listed(self.weight_decay) + " / depth" * self.weight_decay_over_depth
+        swept = "".join(f" x {name} {_listed(choices)}" for name, choices in self.sweep)
+        own = f", measured on {self.measured:,} of them" if self.measured else ", measured on all of them"
+        test = f" and {self.test_samples:,} test samples" * bool(self.test_samples)
+        how = self.training
+        batch = how.batch_size or self.data.count
+        name = f"{self.figure}: {self.shows}".rstrip(": ") if self.profile == "own" else None
+        lines = [
+            name or f"Figure {self.figure}, profile {self.profile}: {self.shows}",
+            f"  data      {self._data()}{own}{test}",
+            f"  network   {kind}, {layers}, width {_listed(self.widths)}",
+            f"  runs      lr {_listed(self.lr)} x weight decay {decays}{swept} x {self.seeds} seeds: "
+            f"{self.runs} in all",
+            f"  schedule  {self._length()} of {self.data.count // batch} steps, batch {batch}, "
+            f"momentum {how.momentum:g}, lr / {1 / how.drop_factor if how.drop_factor else float('inf'):g} after "
+            f"{how.drop_at:.0%}; flow time {self.flow_time:,.0f}; {how.precision or 'float32'}",
+        ]
+        return "\n".join(lines)
+
+    def label(self, device: str = "CPU") -> str:
+        """Size, seeds and device in one line, for titles: never says more than what was run."""
+        scale = {"quick": "quick", "cores": "what two cores can", "paper": "paper-scale"}.get(self.profile, self.figure)
+        seeds = f"{self.seeds} seed{'s' * (self.seeds > 1)}"
+        precision = self.training.precision or "float32"
+        return f"{scale}: {self._data()}, {seeds}, {self._length()}, {precision}, {device}"
+
+    def _length(self) -> str:
+        epochs = self.training.epochs
+        return f"{self.steps:,} steps" if epochs is None else f"{epochs:,} epochs"
+
+    def _data(self) -> str:
+        name = self.data.source
+        if not isinstance(name, str):
+            return f"{self.data.count:,} samples of {self.data.name.partition(':')[0]}"
+        kind = {"mnist5k": "digits", "mnist": "digits"}.get(name, "CIFAR-10 images" if "cifar" in name else name)
+        side = self.data.size or {"cifar10": 32, "cifar10_small": 16}.get(name, 28)
+        return f"{self.data.count:,} {kind} of {side}x{side}"
+
+
+def declare(**options) -> Specification:
+    """A :class:`Specification` from one flat list: its own fields, those of :class:`DataConfig` (``data`` is its
+    ``source``) and those of :class:`ncutils.training.TrainingConfig`.
+
+    Raises:
+        ValueError: an option that none of the three has, or a value that makes no experiment.
+    """
+    own, data, how = _sorted(options)
+    own = {"network": "mlp", "seeds": 1} | own
+    return Specification(**own, data=DataConfig(**data), training=training.TrainingConfig(**how))
+
+
+def _sorted(options: dict) -> tuple[dict, dict, dict]:
+    own, data, how = {}, {}, {}
+    for name, value in options.items():
+        if name == "data":
+            data |= values(value) if isinstance(value, DataConfig) else {"source": value}
+        elif name == "training":
+            how |= values(value)
+        elif name in _names(Specification):
+            own[name] = value
+        elif name in _names(DataConfig):
+            data[name] = value
+        elif name in _names(training.TrainingConfig):
+            how[name] = value
+        else:
+            known = _names(Specification) | _names(DataConfig) | _names(training.TrainingConfig)
+            raise ValueError(f"options must be among {', '.join(sorted(known))}; got {name!r}")
+    return own, data, how
+
+
+def identity(stored: dict) -> dict:
+    """The identity in stored options; one that was not there yet had what is now its default."""
+    parts = (Specification, DataConfig, training.TrainingConfig)
+    defaults = {f.name: f.default for part in parts for f in fields(part) if f.default is not MISSING}
+    defaults |= {"precision": "float32"}
+    ignored = {*PROSE, "source"} | ({"lr", "weight_decay"} - set(stored))
+    merged = {name: value for name, value in (defaults | stored).items() if name not in ignored}
+    return json.loads(json.dumps(merged))
+
+
+@functools.cache
+def _names(part: type) -> set[str]:
+    return {f.name for f in fields(part)}
+
+
+@functools.cache
+def step_sizes(config: training.TrainingConfig):
+    """Sum of the step sizes before each step, in units of lr: an array of steps + 1 numbers."""
+    import numpy as np
+
+    factors = [training.learning_rate_factor(config, step) for step in range(config.steps)]
+    return np.concatenate([[0.0], np.cumsum(factors)])
+
+
+def _listed(values: tuple) -> str:
+    if len(values) > 6:
+        return f"{values[0]:g} ... {values[-1]:g} ({len(values)} of them)"
+    return ", ".join(f"{value:g}" if isinstance(value, (int, float)) else str(value) for value in values)
