@@ -25,7 +25,8 @@ def _load(name: str):
 
 
 sys.path.insert(0, str(ROOT / "tools"))
-notebook, stage, set_url, compare = map(_load, [f"tools/{n}.py" for n in ("notebook", "stage", "set_url", "compare")])
+NAMES = ("notebook", "stage", "set_url", "compare", "processors")
+notebook, stage, set_url, compare, processors = map(_load, [f"tools/{name}.py" for name in NAMES])
 
 HEADER = """---
 jupytext:
@@ -539,3 +540,32 @@ def test_nbval_fails_on_an_edited_output_and_only_then(project):
         ('"on logarithmic axes"', '"on linear axes"'),
     )
     assert failed_cells(*edits) == {2, 3, 4, 5}
+
+
+# ------------------------------------------------------------------------------------------------------ processors
+
+
+def test_a_rotation_meets_every_pair_once_and_depends_on_the_commit():
+    chapters, played = [f"{n:02}_c" for n in range(1, 11)], ["native", "avx2", "sse"]
+    everything = processors.pairs(chapters, played, None, "0")
+    assert len(everything) == len(set(everything)) == 30
+    for rotate in (1, 7, 29):
+        chosen = [processors.pairs(chapters, played, rotate, f"{commit:08x}") for commit in range(30)]
+        assert all(len(set(few)) == rotate for few in chosen)
+        assert set().union(*chosen) == set(everything)
+    assert processors.pairs(chapters, played, 5, "0") != processors.pairs(chapters, played, 5, "1")
+
+
+def test_processors_prints_a_table_and_sees_what_depends_on_the_machine(project, capsys):
+    write(project, "01_a", cell("import os\nprint(os.environ.get('ATEN_CPU_CAPABILITY', 'native'))"), cell("print(1)"))
+    write(project, "02_b", cell("print(2)"))
+    for name in ("01_a", "02_b"):
+        notebook.refresh(name, settings(project))
+    committed = (project / "book" / "01_a.ipynb").read_bytes()
+    assert processors.main(["--root", str(project), "--on", "native", "sse"]) == 1
+    said = capsys.readouterr().out
+    assert "01_a on sse, cell 1: stdout: committed 'native', now 'default'" in said
+    assert said.splitlines()[-3].split() == ["native", "sse"]
+    assert said.splitlines()[-2].split() == ["01_a", "3", "/", "0", "3", "/", "1"]
+    assert said.splitlines()[-1].split() == ["02_b", "2", "/", "0", "2", "/", "0"]
+    assert (project / "book" / "01_a.ipynb").read_bytes() == committed
