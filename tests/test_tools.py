@@ -125,9 +125,9 @@ def test_nothing_outside_theory_imports_theory():
 def test_archives_concern_the_chapters_that_read_them(project):
     (project / "results").mkdir()
     (project / "results" / "4-cores.json").write_text("{}")
-    read = notebook.dependencies("from ncutils import experiments", project)
+    read = notebook.dependencies("frame = experiments.archive(4)", project)
     assert project / "results" / "4-cores.json" in read
-    assert project / "results" / "4-cores.json" not in notebook.dependencies("from ncutils import metrics", project)
+    assert project / "results" / "4-cores.json" not in notebook.dependencies("from ncutils import experiments", project)
 
 
 def test_comments_and_docstrings_are_not_code(project):

@@ -120,7 +120,7 @@ def dependencies(code: str, root: Path = ROOT) -> list[Path]:
     files = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     if not re.search(r"\b(theory|certify)\b", code):
         files = [path for path in files if package / "theory" not in path.parents]
-    if re.search(r"\b(experiments|archive|results)\b", code):
+    if re.search(r"archive|results_dir", code):
         files += [path for path in (root / "results").glob("*") if path.is_file()]
     return sorted(files)
 
