@@ -97,7 +97,7 @@ def alterations(outputs: list[dict]):
                 yield kind, put(number, lambda out, text=text: out.update(text=text))
         for mime, value in output.get("data", {}).items():
             if mime == compare.FIGURE:
-                found = ((f"figure, {kind}", new) for kind, new in values(value))
+                found = ((f"figure, {kind}", new) for kind, new in values(compare.decoded(value)))
             elif mime == compare.CLAIMS:
                 found = ((f"claim, {kind}", new) for kind, new in values(value))
             elif mime in ("text/plain", "text/html", "text/latex"):

@@ -507,7 +507,7 @@ def test_nbval_fails_on_an_edited_output_and_only_then(project):
     target = project / "book" / "01_a.ipynb"
     text = target.read_text()
     panels = [
-        output["data"][compare.FIGURE]["panels"]
+        compare.decoded(output["data"][compare.FIGURE])["panels"]
         for cell_ in json.loads(text)["cells"]
         for output in cell_.get("outputs", ())
         if compare.FIGURE in output.get("data", {})

@@ -76,10 +76,22 @@ def contents(outputs) -> list[tuple[str, object]]:
             found.append(("error", f"{output['ename']}: {output['evalue']}"))
         for mime, value in sorted(output.get("data", {}).items()):
             if mime.endswith("json"):
-                found.append((mime, value))
+                found.append((mime, decoded(value) if mime == FIGURE else value))
             elif not mime.startswith("image/"):
                 found.append((mime, visible(joined(value), mime)))
     return [*((name, visible(text)) for name, text in sorted(streams.items())), *found]
+
+
+def decoded(figure: dict) -> dict:
+    """A figure's data with the artists of each panel, stored on one line, as lists."""
+
+    def read(artists):
+        try:
+            return json.loads(artists) if isinstance(artists, str) else artists
+        except ValueError:
+            return artists
+
+    return {**figure, "panels": [{**panel, "artists": read(panel["artists"])} for panel in figure["panels"]]}
 
 
 def visible(text: str, mime: str = "text/plain") -> str:

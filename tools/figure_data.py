@@ -8,6 +8,7 @@ and where up to a dozen of them lie, as fractions of the panel (so on a logarith
 precision, 1e-4 of a panel, is a tenth of a pixel: far above what another processor changes in float64.
 """
 
+import json
 import math
 import os
 from pathlib import Path
@@ -42,7 +43,11 @@ def _panel(axis) -> dict:
             artists.append(["colours", *_colours(collection)])
     for image in axis.images:
         artists.append(["image", *_colours(image)])
-    return {"words": [t.get_text() for t in words if t.get_text()], "limits": limits, "artists": artists}
+    return {
+        "words": [t.get_text() for t in words if t.get_text()],
+        "limits": limits,
+        "artists": json.dumps(artists),
+    }  # one line
 
 
 def _where(points, transform) -> list:
