@@ -6,10 +6,10 @@ what plots, reads tables or integrates stiff equations is imported where it is u
 
 __version__ = "0.1.0"
 
-from ncutils import data, experiments, ledger, metrics, networks, plots, theory, training
+from ncutils import claims, data, experiments, ledger, metrics, networks, plots, theory, training
 from ncutils._measure import measure  # a module of that name would hide the function
 from ncutils.data import Classification, Dataset, load
-from ncutils.ledger import Claim, Claims
+from ncutils.claims import Claim, Claims
 from ncutils.networks import MLP, ResNet20
 from ncutils.theory import Certificate, Check, certify
 from ncutils.training import TrainingConfig, train
@@ -25,6 +25,7 @@ __all__ = [
     "ResNet20",
     "TrainingConfig",
     "certify",
+    "claims",
     "data",
     "experiments",
     "ledger",

@@ -5,10 +5,11 @@
     python tools/notebook.py --plan [NAMES]           merge changed prose; print what must be executed, and the cost
     python tools/notebook.py --check [NAMES]          fail where a chapter and its notebook differ
 
-A chapter is executed only when something that can change its outputs has changed: its code cells, the
-parameters (profile, device), a module of `ncutils` that it reaches through imports, or a data folder those
-modules name. A hash of all that is kept in the notebook's metadata, because a clone has no useful file times.
-When only prose has changed, the new prose is merged around the kept outputs and nothing is executed.
+A chapter is executed only when something that can change its outputs has changed: its code cells, the parameters
+(profile, device), the code of `ncutils` (of `ncutils.theory` for chapters that name it; docstrings and comments are
+not code), or the archives in results/ for chapters that read them. A hash of all that is kept in the notebook's
+metadata, with the seconds it took, because a clone has no useful file times. When only prose has changed, the new
+prose is merged around the kept outputs and nothing is executed.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ import argparse
 import ast
 import functools
 import hashlib
+import io
 import json
 import os
 import re
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+import tokenize
+from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import figure_data
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "ncutils"
-DATA_FOLDERS = {
-    "bundled": f"{PACKAGE}/bundled",
-    "results": "results",
-}  # a string constant naming one is a dependency
 HEARTBEAT = 20.0  # seconds between two "still running" lines
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -47,7 +48,6 @@ class Settings:
     profile: str = "quick"
     device: str = "cpu"
     ledger: str = "09_ledger"  # the chapter that reads what the executed notebooks of all the others recorded
-    costs: tuple[Path, ...] = field(default=())  # where wall times are looked up, first hit wins; the first is written
 
     @property
     def scratch(self) -> Path:
@@ -114,161 +114,36 @@ def source_lines(path: Path) -> list[int]:
 # What a chapter depends on
 
 
-def _parse(code: str) -> ast.Module:
-    """The syntax tree; an empty one for code that does not parse, whose error is the kernel's to report."""
-    try:
-        return ast.parse(code)
-    except SyntaxError:
-        return ast.Module(body=[], type_ignores=[])
-
-
-def _module_file(root: Path, module: str) -> Path | None:
-    path = root.joinpath(*module.split("."))
-    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-@functools.cache
-def _lazy_exports(root: Path, package: str) -> dict[str, str]:
-    """Names that `package/__init__.py` maps to modules in a literal dictionary (PEP 562 lazy exports).
-
-    Understands {name: module} and {module: (name, ...)}.
-    """
-    file = _module_file(root, package)
-    if file is None:
-        return {}
-    exports: dict[str, str] = {}
-
-    def resolve(text: str) -> str | None:
-        for name in (text, f"{package}{text}" if text.startswith(".") else f"{package}.{text}"):
-            if name.startswith(f"{PACKAGE}.") and _module_file(root, name):
-                return name
-        return None
-
-    for node in ast.walk(_parse(file.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.Dict):
-            continue
-        for key, value in zip(node.keys, node.values, strict=True):
-            if not (isinstance(key, ast.Constant) and isinstance(key.value, str)):
-                continue
-            for inner in ast.walk(value):
-                if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
-                    if module := resolve(inner.value):
-                        exports.setdefault(key.value, module)
-                    elif module := resolve(key.value):
-                        exports.setdefault(inner.value, module)
-    return exports
-
-
-def _direct_imports(tree: ast.AST, root: Path, module: str = "") -> set[str]:
-    """Modules of the package that this code names: imports, `ncutils.x`, strings "ncutils.x"."""
-    found: set[str] = set()
-    is_package = bool(module) and (_module_file(root, module) or Path()).name == "__init__.py"
-    aliases = {PACKAGE}
-
-    def add(name: str, attribute: str | None = None) -> None:
-        if name != PACKAGE and not name.startswith(f"{PACKAGE}."):
-            return
-        if attribute is None:
-            found.add(name)
-        elif _module_file(root, f"{name}.{attribute}"):
-            found.add(f"{name}.{attribute}")
-        elif attribute in (exports := _lazy_exports(root, name)):
-            found.update((name, exports[attribute]))
-        else:
-            found.add(name)
-
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                add(alias.name)
-                if alias.name == PACKAGE and alias.asname:
-                    aliases.add(alias.asname)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parts = module.split(".") if module else []
-                parts = parts[: len(parts) - node.level + is_package]
-                base = ".".join([*parts, *([node.module] if node.module else [])])
-            for alias in node.names:
-                add(base, None if alias.name == "*" else alias.name)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
-            add(PACKAGE, node.attr)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if re.fullmatch(rf"{PACKAGE}(\.\w+)+", node.value) and _module_file(root, node.value):
-                found.add(node.value)
-            if f"-m {PACKAGE}" in node.value:
-                found.add(f"{PACKAGE}.__main__")
-    return found
-
-
-def _parents(module: str) -> list[str]:
-    parts = module.split(".")
-    return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
-
-
-def _named_folders(tree: ast.AST) -> set[str]:
-    """Data folders that this code names in a string constant."""
-    words: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            words.update(node.value.split("/"))
-    return {folder for word, folder in DATA_FOLDERS.items() if word in words}
-
-
-@functools.cache
-def _module_facts(root: Path, name: str) -> tuple[frozenset[str], frozenset[str]]:
-    """What a module of the package imports, and the data folders that it names."""
-    tree = _parse(_module_file(root, name).read_text(encoding="utf-8"))
-    code = tree
-    # An __init__ that exports lazily imports nothing by itself: its strings are names, not imports.
-    if _lazy_exports(root, name):
-        code = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
-    return frozenset(_direct_imports(code, root, name)), frozenset(_named_folders(tree))
-
-
-_seen: dict[Path, list] = {}
-
-
-def _forget_what_changed(root: Path) -> None:
-    """Reading all modules for every chapter takes seconds: what was read stands until a file of the package changes."""
-    files = sorted((root / PACKAGE).rglob("*.py"))
-    now = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
-    if _seen.get(root) != now:
-        _lazy_exports.cache_clear()
-        _module_facts.cache_clear()
-        _seen[root] = now
-
-
 def dependencies(code: str, root: Path = ROOT) -> list[Path]:
-    """Files whose contents can change what `code` prints: modules reached through imports, data they name."""
-    _forget_what_changed(root)
-    tree = _parse(code)
-    folders = _named_folders(tree)
-    waiting, modules = sorted(_direct_imports(tree, root)), {}
-    while waiting:
-        module = waiting.pop()
-        for name in _parents(module):
-            if name in modules or (file := _module_file(root, name)) is None:
-                continue
-            modules[name] = file
-            imports, named = _module_facts(root, name)
-            folders |= named
-            waiting.extend(sorted(imports))
-    files = set(modules.values())
-    for folder in folders:
-        files.update(path for path in (root / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    """Files whose contents can change what `code` prints: the library (`theory` where it is named), and archives."""
+    package = root / PACKAGE
+    files = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    if not re.search(r"\b(theory|certify)\b", code):
+        files = [path for path in files if package / "theory" not in path.parents]
+    if re.search(r"archive|results_dir", code):
+        files += [path for path in (root / "results").glob("*") if path.is_file()]
     return sorted(files)
 
 
-def plain_python(source: str) -> str:
-    """A cell's source with IPython's magics turned into Python."""
-    from IPython.core.inputtransformer2 import TransformerManager
+@functools.cache
+def _content(path: Path, changed: int, size: int) -> bytes:
+    """What a file says: a module's code, any other file's bytes. (`changed` and `size` are there for the cache.)"""
+    return _code(path.read_text(encoding="utf-8")).encode() if path.suffix == ".py" else path.read_bytes()
 
-    return TransformerManager().transform_cell(source)
+
+def _code(source: str) -> str:
+    """A module without docstrings, comments, blank lines: the same on every Python, as a dump of its tree is not."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            text = node.body[0]
+            lines[text.lineno - 1 : text.end_lineno] = [""] * (text.end_lineno - text.lineno + 1)
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 def claims_of(path: Path) -> str:
@@ -293,9 +168,9 @@ def fingerprint(name: str, notebook, settings: Settings) -> str:
             digest.update(len(part).to_bytes(8, "big") + part)
 
     add(settings.profile, settings.device, *sources)
-    code = [plain_python(source) for source in sources]
-    for path in dependencies("\n".join(text for text in code if _parse(text).body), settings.root):
-        add(path.relative_to(settings.root).as_posix(), path.read_bytes())
+    for path in dependencies("\n".join(sources), settings.root):
+        about = path.stat()
+        add(path.relative_to(settings.root).as_posix(), _content(path, about.st_mtime_ns, about.st_size))
     if name == settings.ledger:
         for other in chapters(settings.source):
             if other != name:
@@ -341,7 +216,7 @@ def merge(notebook, previous, digest: str):
     """The chapter's cells with the outputs of a previous execution of the same code."""
     for new, old in zip(code_cells(notebook), code_cells(previous), strict=True):
         new.outputs, new.execution_count = old.outputs, old.execution_count
-    notebook.metadata[PACKAGE] = {"hash": digest}
+    notebook.metadata[PACKAGE] = {**previous.metadata[PACKAGE], "hash": digest}
     return notebook
 
 
@@ -409,6 +284,7 @@ def kernel_environment(settings: Settings) -> dict[str, str]:
         "JUPYTER_PREFER_ENV_PATH": "1",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "MKL_NUM_THREADS": os.environ.get("MKL_NUM_THREADS", "1"),
+        "IPYTHONDIR": figure_data.ipython_folder(settings.scratch),
     }
 
 
@@ -479,9 +355,8 @@ def refresh(name: str, settings: Settings, force: bool = False) -> str:
     seconds = execute(notebook, path, settings, expected)
     if fingerprint(name, read_chapter(path), settings) != digest:
         say(name, "changed while it ran: kept what ran, run again for the rest")
-    notebook.metadata[PACKAGE] = {"hash": digest}
+    record(notebook, digest, seconds, expected, settings)
     write_notebook(notebook, target, settings)
-    record_cost(name, seconds, settings)
     say(name, f"done in {seconds:.0f} s")
     return "executed"
 
@@ -490,34 +365,21 @@ def refresh(name: str, settings: Settings, force: bool = False) -> str:
 # Costs, plan, check
 
 
-def _cost_key(settings: Settings) -> str:
-    return f"{settings.profile}-{settings.device}"
-
-
 def expected_cost(name: str, settings: Settings) -> float | None:
-    for path in settings.costs:
-        if path.is_file():
-            cost = json.loads(path.read_text()).get(name, {}).get(_cost_key(settings))
-            if cost is not None:
-                return cost
+    """Seconds the chapter took where it last ran with these settings: there, or else in the book."""
+    key = f"{settings.profile}-{settings.device}"
+    for folder in (settings.into, settings.source):
+        found = read_notebook(folder / f"{name}.ipynb")
+        if found is not None and key in (seconds := found.metadata.get(PACKAGE, {}).get("seconds", {})):
+            return seconds[key]
     return None
 
 
-def record_cost(name: str, seconds: float, settings: Settings) -> None:
-    if not settings.costs:
-        return
-    import fcntl
-
-    settings.scratch.mkdir(parents=True, exist_ok=True)
-    with open(settings.scratch / ".costs.lock", "w") as lock:  # two notebooks may finish together
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        path = settings.costs[0]
-        costs = json.loads(path.read_text()) if path.is_file() else {}
-        costs.setdefault(name, {})[_cost_key(settings)] = max(1, round(seconds))
-        draft = settings.scratch / f".costs.{os.getpid()}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(costs, indent=1, sort_keys=True) + "\n")
-        os.replace(draft, path)
+def record(notebook, digest: str, seconds: float, expected: float | None, settings: Settings) -> None:
+    """Keep what was executed, and its cost, in the notebook; one that moved little stays."""
+    if expected is None or not 0.5 < seconds / expected < 2:
+        expected = max(1, round(seconds))
+    notebook.metadata[PACKAGE] = {"hash": digest, "seconds": {f"{settings.profile}-{settings.device}": expected}}
 
 
 def stale(name: str, settings: Settings) -> bool:
@@ -603,17 +465,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="fail where chapter and notebook differ")
     args = parser.parse_args(arguments)
 
-    into = args.into.resolve()
-    own, shared = args.root / "_build" / "costs.json", args.root / "tools" / "costs.json"
     settings = Settings(
         root=args.root.resolve(),
         source=args.source.resolve(),
-        into=into,
+        into=args.into.resolve(),
         profile=args.profile,
         device=args.device,
         ledger=args.ledger,
-        # Only refreshing the committed notebooks refreshes the committed costs.
-        costs=(shared, own) if into == args.source.resolve() else (own, shared),
     )
     names = args.names or (chapters(settings.source) if args.plan or args.check else [])
     if not names and not (args.plan or args.check):

@@ -43,7 +43,7 @@ import torch
 from torch import Tensor
 
 from ncutils.theory.checks import Check, Hypothesis
-from ncutils.theory.sufficient import LinearHead
+from ncutils.theory.head import LinearHead
 
 __all__ = ["certificate_a_priori", "certificate_of_last_layer", "head_certificate"]
 

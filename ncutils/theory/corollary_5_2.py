@@ -33,7 +33,8 @@ from torch import Tensor
 
 from ncutils.theory.certificates import a_priori_sides
 from ncutils.theory.checks import Check, Hypothesis
-from ncutils.theory.sufficient import LinearHead, op_norm, telescoping_error
+from ncutils.theory.head import LinearHead, op_norm
+from ncutils.theory.theorem_3_1 import telescoping_error
 
 __all__ = ["corollary_5_2", "corollary_5_2_limit"]
 

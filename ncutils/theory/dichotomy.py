@@ -31,14 +31,14 @@ import torch
 from torch import Tensor
 
 from ncutils.theory.checks import Check, Hypothesis
-from ncutils.theory.descent import TwoPhase, initialise
-from ncutils.theory.dynamics import Objective, Trajectory, op_norm
+from ncutils.theory.simulate import Objective, Trajectory, initialise, op_norm
+from ncutils.theory.theorem_4_4 import TwoPhase
 
 __all__ = ["dichotomy", "dichotomy_floor", "hidden_start"]
 
 
 def hidden_start(objective: Objective, widths: Sequence[int], scale: float, size: float, seed: int = 0) -> list[Tensor]:
-    """:func:`~ncutils.theory.descent.initialise` with Z_2 large in the kernel of W_{L:3}: f(X) = 0 exactly.
+    """:func:`~ncutils.theory.simulate.initialise` with Z_2 large in the kernel of W_{L:3}: f(X) = 0 exactly.
 
     Args:
         objective: its inputs and activation; at most 2 layers with an activation.
@@ -99,7 +99,7 @@ def dichotomy(trajectory: Trajectory) -> Check:
     """Without weight decay: the least NC1(Z_{L−1}) along a flow against the a-priori floor of its start (ours).
 
     Args:
-        trajectory: from :func:`~ncutils.theory.dynamics.flow` with weight decay 0.
+        trajectory: from :func:`~ncutils.theory.simulate.flow` with weight decay 0.
     """
     objective = trajectory.objective
     floor, hypotheses = dichotomy_floor(objective, trajectory.weights(0))

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from ncutils.theory.checks import Check, Hypothesis
-from ncutils.theory.sufficient import ROUNDING, LinearHead, nc1_sides, nc2_sides, op_norm
+from ncutils.theory.head import ROUNDING, LinearHead, op_norm
+from ncutils.theory.theorem_3_1 import nc1_sides, nc2_sides
 
 __all__ = ["every_layer", "every_layer_nc1", "every_layer_nc2", "every_layer_nc3", "unseen_weight"]
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ncutils.theory.checks import Check, Hypothesis
-from ncutils.theory.sufficient import ROUNDING, LinearHead, op_norm
+from ncutils.theory.head import ROUNDING, LinearHead, op_norm
 
 __all__ = ["distance_to_collapse", "exact_case"]
 

@@ -19,6 +19,8 @@ __all__ = ["LinearHead"]
 
 # Below this ratio s_K/s_1 a float64 matrix has no trustworthy K-th singular value: it counts as rank-deficient.
 RANK_THRESHOLD = 1e-12
+# Relative rounding error that float64 may leave in the products of a head, with two digits to spare.
+ROUNDING = 1e-13
 
 
 def op_norm(matrix: Tensor) -> Tensor:

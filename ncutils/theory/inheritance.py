@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ncutils.theory.checks import Check, Hypothesis
-from ncutils.theory.sufficient import RANK_THRESHOLD, ROUNDING, op_norm
+from ncutils.theory.head import RANK_THRESHOLD, ROUNDING, op_norm
 
 __all__ = ["inheritance", "inheritance_sides"]
 

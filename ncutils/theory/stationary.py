@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ncutils.theory.checks import Check, Hypothesis
-from ncutils.theory.sufficient import LinearHead, op_norm
+from ncutils.theory.head import LinearHead, op_norm
 
 __all__ = ["stationary_identity", "stationary_nc2", "stationary_trace"]
 

@@ -1,0 +1,204 @@
+"""Verdicts with a margin, the claims of a chapter, and what claims.toml asks of the archives."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import math
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    import tomli as tomllib
+
+from ncutils import claims, experiments, ledger
+from ncutils.claims import Claims, judge_archives, read_questions, verdict
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "expected"),
+    [
+        (0.5, {"below": 1.0, "spread": 0.1}, "holds"),
+        (1.5, {"below": 1.0, "spread": 0.1}, "fails"),
+        (1.5, {"below": 1.0, "spread": 0.1, "expects": "fails"}, "fails as predicted"),
+        (0.5, {"below": 1.0, "spread": 0.1, "expects": "fails"}, "holds"),
+        (0.95, {"below": 1.0, "spread": 0.1}, "undecided"),
+        (1.05, {"below": 1.0, "spread": 0.1, "expects": "fails"}, "undecided"),
+        (0.85, {"below": 1.0, "spread": 0.1, "margin": 2.0}, "undecided"),
+        (0.95, {"above": 0.9, "spread": 0.01}, "holds"),
+        (0.85, {"above": 0.9, "spread": 0.01}, "fails"),
+        (0.99, {"below": 1.0}, "undecided"),  # one run, at the edge
+        (0.5, {"below": 1.0}, "holds"),
+        (0.999, {"below": 1.0, "spread": 0.0}, "holds"),  # exact
+        (1.0, {"below": 1.0, "spread": 0.0}, "fails"),
+        (math.nan, {"below": 1.0}, "undecided"),
+        (math.inf, {"above": 1.0}, "undecided"),
+    ],
+)
+def test_verdicts(value, options, expected):
+    assert verdict(value, **options) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"below": 1, "above": 0}, {"below": 1, "spread": -1.0}, {"below": math.nan}, {"below": 1, "expects": "maybe"}],
+)
+def test_verdicts_refuse_questions_that_cannot_be_answered(options):
+    with pytest.raises(ValueError, match=r"must be"):
+        verdict(0.5, **options)
+
+
+def test_claims_collect_what_a_chapter_found_and_the_ledger_reads_it_back(tmp_path):
+    found = Claims(where="02", scale="toy size")
+    found.add("a", "paper", "A is small.", 0.2, below=1.0, spread=0.1, seeds=3)
+    found.add("b", "ours", "No step breaks it.", holds=True, numbers={"steps": 100})
+    found.add("c", "ours", "C is small.", 0.2, below=1.0, toy=True, scale="smaller still")
+    found.add("d", "ours", "D.", holds=False, expects="fails")
+    assert [claim.verdict for claim in found] == ["holds", "holds", "toy", "fails as predicted"]
+    assert found[0].numbers == pytest.approx({"value": 0.2, "threshold": 1, "spread": 0.1, "distance": 8, "seeds": 3})
+    assert list(found.to_frame()["scale"]) == ["toy size", "toy size", "smaller still", "toy size"]
+    bundle = found._repr_mimebundle_()
+    book = {"cells": [{"outputs": [{"data": json.loads(json.dumps(bundle))}]}]}
+    (tmp_path / "02.ipynb").write_text(json.dumps(book))
+    back = claims.read_claims([tmp_path / "02.ipynb"])
+    assert repr(back) == repr(found) == bundle["text/plain"]
+    assert all(row in bundle["text/html"] for row in ("fails as predicted", "smaller still", "<td>value 0.2,"))
+
+
+def test_claims_refuse_what_is_ambiguous():
+    found = Claims(where="02", scale="s")
+    found.add("a", "ours", "A.", holds=True)
+    for options, message in (
+        ({"id": "a", "holds": True}, "unique"),
+        ({"id": "b"}, "exactly one of value, holds"),
+        ({"id": "b", "value": 1.0, "holds": True, "below": 2}, "exactly one of value, holds"),
+        ({"id": "b", "value": 1.0, "below": 2, "spread": 0.1, "seeds": 1}, "two seeds"),
+        ({"id": "b", "value": 1.0}, "below, above"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            found.add(**{"source": "ours", "text": "B.", **options})
+    with pytest.raises(ValueError, match="source must be one of"):
+        found.add("b", "mine", "B.", holds=True)
+    assert len(found) == 1
+
+
+def test_the_former_name_still_works():
+    assert ledger.Claim is claims.Claim and ledger.Claim.judge(False, True) == "holds in part"
+
+
+def test_the_examples_of_the_docstrings_run():
+    assert doctest.testmod(claims).failed == 0
+
+
+# --- claims.toml
+
+QUESTION = """
+[[claim]]
+id = "F4P-nc3"
+source = "ours"
+figure = "4"
+profile = "paper"
+quantity = "NC3"
+above = 0.9
+margin = 1.0
+"""
+
+
+def test_every_committed_question_is_understood():
+    rows = read_questions(ROOT / "claims.toml")
+    assert len(rows) == len({row["id"] for row in rows}) >= 34
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"NC3"', '"NC4"', r"claim F4P-nc3: quantity must be a known one.*'NC4'"),
+        ("above = 0.9", "", "claim F4P-nc3: threshold must be given"),
+        ("above = 0.9", "above = 0.9\nbelow = 1.0", "claim F4P-nc3: threshold must be given"),
+        ("above = 0.9", 'above = "much"', "claim F4P-nc3: above must be a number"),
+        ('figure = "4"', "", "claim F4P-nc3: figure must be given"),
+        ('"ours"', '"mine"', "claim F4P-nc3: source must be one of"),
+        ("margin", "margins", "claim F4P-nc3: unknown field 'margins'"),
+        ("[[claim]]", "[[claim", "must be a readable TOML file"),
+    ],
+)
+def test_a_question_that_is_not_understood_is_named(tmp_path, old, new, message):
+    (tmp_path / "claims.toml").write_text(QUESTION.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        read_questions(tmp_path / "claims.toml")
+
+
+def test_an_id_stands_once(tmp_path):
+    (tmp_path / "claims.toml").write_text(QUESTION * 2)
+    with pytest.raises(ValueError, match="must be unique"):
+        read_questions(tmp_path / "claims.toml")
+
+
+def test_a_missing_archive_is_named_or_left_out(tmp_path):
+    (tmp_path / "claims.toml").write_text(QUESTION)
+    with pytest.raises(ValueError, match="claim F4P-nc3: there is no archive of figure '4', profile 'paper'"):
+        judge_archives(tmp_path / "claims.toml", archives={})
+    assert judge_archives(tmp_path / "claims.toml", archives={}, missing="skip") == []
+    with pytest.raises(ValueError, match="missing must be"):
+        judge_archives(tmp_path / "claims.toml", archives={}, missing="ignore")
+
+
+def test_questions_of_layers_on_a_known_archive():
+    """The committed archive stands in for the longer one: what is asked of it, computed here by hand."""
+    frame = experiments.archive("4", "cores")
+    found = {c.id: c for c in judge_archives(ROOT / "claims.toml", {("4", "paper"): frame}, missing="skip")}
+    assert all(id.startswith("F4P-") for id in found) and len(found) == 11
+    end = frame[(frame["step"] == frame["step"].max()) & (frame["split"] == "train")]
+    nc2 = end[end["layer"] == 8].set_index("seed")["nc2"]
+    row = found["F4P-nc2-last"].numbers
+    assert row["value"] == pytest.approx(nc2.mean()) and row["spread"] == pytest.approx(nc2.std())
+    assert row["seeds"] == len(nc2) and row["distance"] == pytest.approx(abs(nc2.mean() - 2) / nc2.std())
+    joint = end[end["layer"] == 5]["balancedness_relative"]
+    assert found["F4P-balance-joint"].numbers["value"] == pytest.approx(joint.mean())
+    assert found["F4P-balance-joint"].verdict == "fails as predicted"
+    assert found["F4P-step-size"].numbers["value"] == pytest.approx(1.0)
+    assert found["F4P-step-size"].verdict in ("fails", "undecided")
+    assert 0.8 < found["F4P-balance-rate"].numbers["value"] < 1.25
+
+
+def test_questions_of_depth_on_known_archives():
+    heads, deep = experiments.archive("2-mlp", "cores"), experiments.archive("3", "cores")
+    # Ten weight decays in the question, three in this archive: the slope between its thirds is that between its points.
+    found = judge_archives(
+        ROOT / "claims.toml", {("2-mlp-decays", "cores"): heads, ("3", "paper"): deep}, missing="skip"
+    )
+    rows = {c.id: c.numbers for c in found}
+    ends = experiments.head_ends(heads).pivot_table(index=["setup", "seed"], columns="depth", values="nc2_last")
+    assert rows["F2X-nc2-depth"]["value"] == pytest.approx((ends[6] / ends[1]).mean())
+    assert rows["F2X-nc2-steps"]["value"] == pytest.approx(
+        pd.concat([ends[d + 1] / ends[d] for d in range(1, 6)], axis=1).max(axis=1).mean()
+    )
+    table = experiments.nonlinear_head(deep).pivot_table(
+        index=["setup", "seed"], columns="depth", values="negativity_mean"
+    )
+    assert rows["F3P-negativity-mean"]["value"] == pytest.approx((table[12] / table[4]).mean())
+
+
+def test_questions_stand_as_the_commit_that_asked_them_wrote_them():
+    """Where there is a history to look them up in: a shallow clone has none, and an archive of the files no git."""
+    rows = {row["id"]: row for row in read_questions(ROOT / "claims.toml")}
+    checked = 0
+    for commit in {row["commit"] for row in rows.values()}:
+        assert commit, "every row names the commit that wrote it down, in [commits]"
+        shown = subprocess.run(["git", "show", f"{commit}:claims.toml"], cwd=ROOT, capture_output=True, text=True)
+        if shown.returncode:
+            continue
+        then = {row["id"]: row for row in tomllib.loads(shown.stdout)["claim"]}
+        for id, row in rows.items():
+            if row["commit"] == commit:
+                assert {k: v for k, v in row.items() if k != "commit"} == then[id]
+                checked += 1
+    if not checked:
+        pytest.skip("no history here")
