@@ -8,8 +8,8 @@ __version__ = "0.1.0"
 
 from ncutils import claims, data, experiments, ledger, metrics, networks, plots, theory, training
 from ncutils._measure import measure  # a module of that name would hide the function
-from ncutils.data import Classification, Dataset, load
 from ncutils.claims import Claim, Claims
+from ncutils.data import Classification, Dataset, load
 from ncutils.networks import MLP, ResNet20
 from ncutils.theory import Certificate, Check, certify
 from ncutils.training import TrainingConfig, train
