@@ -247,7 +247,7 @@ def _shades(count: int):
 
 def _band(axis, part, x, column, colour, line, name, marker=None) -> None:
     groups = part.groupby(x)[column]
-    mean, spread = groups.mean(), groups.std(ddof=0)
+    mean, spread = groups.mean(), groups.std()
     axis.plot(mean.index, mean, color=colour, linestyle=line, marker=marker, markersize=4, label=name)
     low = (mean - spread).clip(lower=mean / 10) if (mean > 0).all() else mean - spread  # a log axis has no zero
     axis.fill_between(mean.index, low, mean + spread, color=colour, alpha=0.2, linewidth=0)

@@ -135,7 +135,9 @@ def head_certificate_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]
         x = 0.5 * k * (log_gain - math.log(k) - 2 * floors[-1] / (k * depth)).clamp_min(0)
         return measured, depth * (x + torch.log1p((-torch.expm1(-2 * x)).sqrt()))
     nu = _best_multipliers(floors, log_gain, depth)
-    return measured, _dual(nu, floors, log_gain, depth)
+    # The least of three true bounds: where all are next to 0 the search stops short of the other two.
+    others = [head_certificate_sides(head, other)[1] for other in ("features", "geometric")]
+    return measured, torch.stack([_dual(nu, floors, log_gain, depth), *others]).min()
 
 
 def head_certificate(head: LinearHead, form: str = "joint") -> Check:

@@ -32,11 +32,11 @@ def test_never_above_the_older_certificates(head):
         return
     slack = joint.rounding + 1e-9 * abs(joint.bound)
     assert joint.bound <= min(features.bound, geometric.bound) + slack
-    assert geometric.bound <= math.log(proposition_5_1(head, None, None, "sharp").bound) + slack
-    paper = proposition_5_1(head, None, None, "paper")
+    assert geometric.bound <= math.log(proposition_5_1(head, "sharp").bound) + slack
+    paper = proposition_5_1(head, "paper")
     if paper.hypotheses_met and math.isfinite(paper.bound):
         assert features.bound <= math.log(paper.bound) + slack
-    assert certificate_of_last_layer(head).bound <= math.log(theorem_5_2_posteriori(head, None, None).bound) + slack
+    assert certificate_of_last_layer(head).bound <= math.log(theorem_5_2_posteriori(head).bound) + slack
 
 
 @settings(max_examples=60, deadline=None)
@@ -99,7 +99,7 @@ def test_a_priori_is_below_the_old_one_and_speaks():
     for classes in (2, 3, 5):
         head, nonlinear, x = reference(classes)
         arguments = {"nonlinear_weights": nonlinear, "x": x, "weight_decay": 0.01}
-        new, old = certificate_a_priori(head, **arguments), theorem_5_2_a_priori(head, None, None, **arguments)
+        new, old = certificate_a_priori(head, **arguments), theorem_5_2_a_priori(head, **arguments)
         assert new.holds is True
         ratio = 2 * classes ** (-classes / 2)  # K = 2: nothing is gained
         assert math.exp(new.bound) == pytest.approx(ratio * old.bound, rel=1e-9)

@@ -6,15 +6,16 @@ import math
 import numpy as np
 import pytest
 
-from ncutils.theory import descent, dynamics
+from ncutils.theory import simulate
+from ncutils.theory.theorem_4_4 import TwoPhase
 from ncutils.theory.dichotomy import dichotomy, dichotomy_floor, hidden_start
 
 WIDTHS = [8, 6, 2]
 
 
 def case(size=0.5, scale=3.0, seed=0, nonlinear=1, widths=WIDTHS):
-    x, y = descent.general_position(6, 8), np.arange(6) % 2
-    objective = dynamics.Objective(x, y, nonlinear, 0.0)
+    x, y = simulate.general_position(6, 8), np.arange(6) % 2
+    objective = simulate.Objective(x, y, nonlinear, 0.0)
     return objective, hidden_start(objective, widths, scale, size, seed)
 
 
@@ -31,12 +32,12 @@ def test_nc1_stays_up_without_decay_and_falls_with_it():
     floor, hypotheses = dichotomy_floor(objective, weights)
     assert all(h.holds for h in hypotheses)
     assert floor > 0.5
-    decay = descent.TwoPhase.at(objective, weights).largest_weight_decay
+    decay = TwoPhase.at(objective, weights).largest_weight_decay
     times = np.concatenate([[0.0], np.geomspace(1e-6, 5 / decay, 30)])
-    check = dichotomy(dynamics.flow(objective, weights, times, rtol=1e-7, atol=1e-10))
+    check = dichotomy(simulate.flow(objective, weights, times, rtol=1e-7, atol=1e-10))
     assert check.holds is True, str(check)
     assert dataclasses.replace(check, bound=1.001 * check.measured).holds is False
-    decayed = dynamics.flow(dataclasses.replace(objective, weight_decay=decay), weights, times, rtol=1e-7, atol=1e-10)
+    decayed = simulate.flow(dataclasses.replace(objective, weight_decay=decay), weights, times, rtol=1e-7, atol=1e-10)
     assert decayed.nc1[-1] < 1e-2 * floor
     assert dichotomy(decayed).holds is None
 
@@ -44,7 +45,7 @@ def test_nc1_stays_up_without_decay_and_falls_with_it():
 @pytest.mark.parametrize("seed", range(4))
 def test_floor_holds_at_other_starts(seed):
     objective, weights = case(size=0.3 + 0.2 * seed, seed=seed)
-    check = dichotomy(dynamics.flow(objective, weights, [0.0, 1e-4, 1e-2, 1.0, 100.0], rtol=1e-7, atol=1e-10))
+    check = dichotomy(simulate.flow(objective, weights, [0.0, 1e-4, 1e-2, 1.0, 100.0], rtol=1e-7, atol=1e-10))
     assert check.holds is not False, str(check)
 
 

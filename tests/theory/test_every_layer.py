@@ -24,7 +24,7 @@ def test_last_cut_is_theorem_3_1():
     checks = {c.quantity: c for c in every_layer(head)}
     last = head.depth - 1
     for name, statement in (("nc1", theorem_3_1_nc1), ("nc2", theorem_3_1_nc2)):
-        ours, old = checks[f"{name}_{last}"], statement(head, None, None)
+        ours, old = checks[f"{name}_{last}"], statement(head)
         assert ours.measured == pytest.approx(old.measured, rel=1e-12)
         assert ours.bound == pytest.approx(old.bound, rel=1e-12)
 

@@ -45,7 +45,7 @@ def test_nothing_is_violated(case, rank):
 @settings(max_examples=80, deadline=None)
 @given(linear_heads(max_noise=2.0))
 def test_never_above_the_sharp_form_of_theorem_3_1(head):
-    ours, old = inheritance(head, form="sharp"), theorem_3_1_nc1(head, None, None, "sharp")
+    ours, old = inheritance(head, form="sharp"), theorem_3_1_nc1(head, "sharp")
     assert ours.holds is not False, str(ours)
     # the other form of Theorem 3.1's minimum has (n − K)‖Z̊‖² in place of the scatter
     if old.hypotheses_met and head.within(head.layers[-3]).square().sum() <= _other(head):

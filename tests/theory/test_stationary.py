@@ -24,7 +24,7 @@ def test_nothing_is_violated(head, weight_decay):
     assert stationary_trace(head, weight_decay).holds is True
     check = stationary_nc2(head, weight_decay)
     assert check.holds is not False, str(check)
-    assert check.bound <= theorem_3_1_nc2(head, None, None, "sharp").bound * (1 + 1e-12) or check.holds is None
+    assert check.bound <= theorem_3_1_nc2(head, "sharp").bound * (1 + 1e-12) or check.holds is None
 
 
 def minimiser(weight_decay=0.05, seed=0):
@@ -68,7 +68,7 @@ def test_at_a_minimum_the_theorem_holds():
     delta = float(torch.linalg.matrix_norm(head.mean_error, 2))
     assert check.holds
     assert check.bound == pytest.approx(float(head.kappa_last) / (1 - delta), rel=1e-3)
-    assert check.bound < 0.95 * theorem_3_1_nc2(head, None, None, "sharp").bound
+    assert check.bound < 0.95 * theorem_3_1_nc2(head, "sharp").bound
 
 
 def test_exact_collapse_reads_nc2_off_the_outputs():
