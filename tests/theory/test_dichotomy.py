@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ncutils.theory import simulate
-from ncutils.theory.theorem_4_4 import TwoPhase
 from ncutils.theory.dichotomy import dichotomy, dichotomy_floor, hidden_start
+from ncutils.theory.theorem_4_4 import TwoPhase
 
 WIDTHS = [8, 6, 2]
 
