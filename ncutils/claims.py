@@ -376,6 +376,14 @@ def _thirds(part):
     return [part.iloc[index] for index in np.array_split(np.arange(len(part)), 3)]
 
 
+def _at_width(width: int, quantity: Callable) -> Callable:
+    return lambda frame: quantity(frame[frame["width"] == width])
+
+
+def _between_widths(wide: int, narrow: int, quantity: Callable) -> Callable:
+    return lambda frame: _at_width(wide, quantity)(frame) / _at_width(narrow, quantity)(frame)
+
+
 QUANTITIES: dict[str, Callable] = {
     "largest ratio NC1(Z_l) / NC1(Z_{l-1}) from the second layer up to the first linear one": lambda f: (
         _steps(_layers(f, "nc1")).loc[:, : _relu(f) + 1].max(axis=1)
@@ -419,6 +427,21 @@ QUANTITIES: dict[str, Callable] = {
         ("relative imbalance", "pairs", "balancedness", 6),
     )
     for word, short, shallow in (("mean", "mean", least), ("least", "min", 6))
+}
+
+
+QUANTITIES |= {
+    f"{name}, at width 1,024": _at_width(1024, QUANTITIES[name])
+    for name in (
+        "largest NC1 of a linear layer",
+        "NC2 of Z_{L-1}",
+        "largest relative imbalance of two neighbouring linear layers",
+    )
+} | {
+    f"{name} of Z_{{L-1}}, width 1,024 over 64": _between_widths(
+        1024, 64, lambda f, c=column: _layers(f, c).iloc[:, -2]
+    )
+    for name, column in (("NC1", "nc1"), ("NC2", "nc2"))
 }
 
 
