@@ -108,7 +108,7 @@ class Specification:
 
     @property
     def setups(self) -> list[tuple]:
-        """Every (lr, weight_decay, *other options that are swept), before any division by the depth."""
+        """Every (lr, weight_decay, then what else is swept), before any division by the depth."""
         return list(itertools.product(self.lr, self.weight_decay, *(choices for _, choices in self.sweep)))
 
     @property
