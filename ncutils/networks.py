@@ -261,11 +261,14 @@ class ResNet20(_DenseStack):
         for seed in self.seeds:
             with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator
                 torch.manual_seed(seed)
-                backbone = _backbone(in_channels)
+                backbone = _backbone(in_channels).to(dtype)
                 for module in backbone.modules():
                     if isinstance(module, nn.Conv2d):
-                        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            self.backbones.append(backbone.to(device, dtype).to(memory_format=torch.channels_last))
+                        # In float64 whatever the dtype: PyTorch draws float32 by the processor's own instructions.
+                        drawn = torch.empty(module.weight.shape, dtype=torch.float64)
+                        nn.init.kaiming_normal_(drawn, mode="fan_out", nonlinearity="relu")
+                        module.weight.data.copy_(drawn)
+            self.backbones.append(backbone.to(device).to(memory_format=torch.channels_last))
 
     def layers(self, x: Tensor) -> Layers:
         """Features of the dense layers for images ``x`` ``(N, C, H, W)``; the backbone's own are not kept."""
