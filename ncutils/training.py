@@ -280,7 +280,7 @@ def train(
         >>> blobs = data.gaussian(20, num_classes=3)
         >>> network = networks.MLP(64, 3, num_nonlinear=1, num_linear=2, width=8)
         >>> config = training.TrainingConfig(epochs=5, batch_size=20, warmup_steps=2, measurements=1)
-        >>> training.train(network, blobs, config, progress=False).frame["step"].max()
+        >>> int(training.train(network, blobs, config, progress=False).frame["step"].max())
         15
     """
     _check_data(network, data)

@@ -106,7 +106,7 @@ def test_figure_5_and_the_resnet_of_figure_1():
 
 
 def test_every_figure_of_the_paper_is_declared_at_every_size():
-    ours = {("3-fixed", "cores"), ("2-mlp-decays", "cores")}
+    ours = {(figure, "cores") for figure in ("3-fixed", "2-mlp-decays", "4-width")}
     figures = ("1", "1-resnet", "2-mlp", "2-resnet", "3", "4", "5")
     assert set(experiments.DECLARED) == ours | set(itertools.product(figures, experiments.PROFILES))
     with pytest.raises(ValueError, match="profile of figure 3-fixed must be one of cores; got 'quick'"):
@@ -139,7 +139,8 @@ def test_flow_time_of_rows_ends_at_that_of_the_specification():
 @pytest.mark.parametrize("spec", experiments.DECLARED.values(), ids=lambda s: f"{s.figure}-{s.profile}")
 def test_every_declaration_expands_to_its_runs(spec):
     found = spec.jobs()
-    assert sum(len(cell.seeds) for cell in found) == spec.runs == len(spec.networks) * len(spec.setups) * spec.seeds
+    assert sum(len(cell.seeds) for cell in found) == spec.runs
+    assert spec.runs == len(spec.networks) * len(spec.widths) * len(spec.setups) * spec.seeds
     assert len(set(found)) == len(found)
     assert all(job.training.batch_size <= job.data.count and job.steps > 0 for job in found)
     text = spec.describe()
@@ -605,6 +606,7 @@ def test_a_result_is_a_frame_that_knows_what_it_is():
 def test_a_signal_ends_the_workers_and_keeps_what_is_done(cache, number, backend):
     child = python(
         f"""
+        signal.signal({int(number)}, signal.SIG_DFL)  # these tests may run under nohup, which a run respects
         compute = Job.compute
         Job.compute = lambda job, checkpoint=None: (compute(job, checkpoint), time.sleep(1))[0]
         try:
@@ -626,3 +628,13 @@ def test_a_signal_ends_the_workers_and_keeps_what_is_done(cache, number, backend
     assert not [
         pid for pid in children if Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
+
+
+def test_under_nohup_a_hangup_is_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with RUN._stoppable(None):
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN != signal.getsignal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGHUP, before)

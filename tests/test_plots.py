@@ -75,7 +75,7 @@ def test_lines_are_means_and_bands_one_standard_deviation():
     np.testing.assert_array_equal(axis.lines[0].get_xdata(), [1, 10, 100])  # step 0 has no place on a log axis
     np.testing.assert_allclose(axis.lines[0].get_ydata(), [2 / 2, 2 / 11, 2 / 101])
     xs, low, high = band(axis)
-    spread = np.std([1, 2, 3])
+    spread = np.std([1, 2, 3], ddof=1)  # of a sample, as everywhere in the pages
     np.testing.assert_allclose(high, (2 + spread) / (1 + xs))
     np.testing.assert_allclose(low, (2 - spread) / (1 + xs))
 
@@ -109,7 +109,7 @@ def test_figure_3_against_the_number_of_nonlinear_layers():
     titles = [axis.get_title() for axis in figure.axes]
     assert titles == ["minimum balancedness", "mean balancedness", "minimum negativity", "mean negativity"]
     assert not figure.legends  # one result needs no legend
-    np.testing.assert_allclose(band(figure.axes[1])[2], np.array([1, 2, 4]) + 0.5 + 0.5)
+    np.testing.assert_allclose(band(figure.axes[1])[2], np.array([1, 2, 4]) + 0.5 + 0.5 * np.sqrt(2))
 
 
 def test_class_means_are_pictures_of_gram_matrices():

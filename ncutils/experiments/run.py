@@ -323,7 +323,7 @@ def checked_device(device: str | None) -> str:
 
 
 def device_name(device: str) -> str:
-    return torch.cuda.getdevice_name() if device == "cuda" else "CPU"
+    return torch.cuda.get_device_name() if device == "cuda" else "CPU"
 
 
 def _jobs(jobs: int | None, device: str) -> int:
