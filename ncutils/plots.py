@@ -7,13 +7,15 @@ that says size, seeds and device of what is drawn.
 
 from __future__ import annotations
 
+import sys
+
 __all__ = ["bounds", "class_means", "figure1", "figure2", "figure3", "figure4", "figure5", "over_training", "style"]
 
 PAGE = 9.0  # inches, the width of a page
 
 
 def style() -> None:
-    """Seaborn's theme with a colour-blind palette, letters legible at page width."""
+    """Seaborn's theme with a colour-blind palette, letters legible at page width; in a notebook, pictures as SVG."""
     import seaborn as sns
 
     sns.set_theme(
@@ -31,8 +33,13 @@ def style() -> None:
             "axes.edgecolor": "0.3",
             "grid.linewidth": 0.6,
             "figure.constrained_layout.use": True,
+            "svg.hashsalt": "ncutils",  # the same names in the same figure
         },
     )
+    if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()) and hasattr(shell, "kernel"):
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("svg", metadata={"Date": None})
 
 
 def figure1(frame, title: str = ""):

@@ -166,6 +166,6 @@ def test_every_picture_comes_with_the_data_it_draws(name):
         number
         for number, cell in enumerate(code_cells(name))
         for output in cell["outputs"]
-        if "image/png" in output.get("data", {}) and compare.FIGURE not in output["data"]
+        if any(mime.startswith("image/") for mime in output.get("data", {})) and compare.FIGURE not in output["data"]
     ]
     assert bare == [], "execute the chapter again with tools/notebook.py"
