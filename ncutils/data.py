@@ -113,22 +113,22 @@ class Dataset:
         if self.kept is not None:
             if not torch.equal(self.kept, kept.to(self.kept.device)):
                 raise ValueError(
-                    f"like: {self.name} is flat already and kept {int(self.kept.sum())} pixels; like keeps "
-                    f"{int(kept.sum())} others; expected the same pixels (flatten the images instead)"
+                    f"like must keep the {int(self.kept.sum())} pixels that {self.name}, flat already, has; got "
+                    f"{int(kept.sum())} others: flatten the images instead"
                 )
             return self
         x = self.x.flatten(1)
         if x.shape[1] != len(kept):
-            raise ValueError(f"like: {source.name} has {len(kept)} pixels; expected {x.shape[1]}, like {self.name}")
+            raise ValueError(f"like must have the {x.shape[1]} pixels of {self.name}; got {len(kept)} ({source.name})")
         kept = kept.to(x.device)
         return replace(self, x=x[:, kept], kept=kept)
 
     def downsample(self, size: int) -> Dataset:
         """Images of size × size pixels, each the mean of the area it covers. ValueError for (N, d) data."""
         if self.x.ndim != 4:
-            raise ValueError(f"x: seen shape {tuple(self.x.shape)}; expected images (N, C, H, W) to downsample")
+            raise ValueError(f"x must be images (N, C, H, W) to downsample; got shape {tuple(self.x.shape)}")
         if not 1 <= size <= min(self.x.shape[2:]):
-            raise ValueError(f"size: seen {size}; expected 1..{min(self.x.shape[2:])} for {self.name}")
+            raise ValueError(f"size must be in 1..{min(self.x.shape[2:])} for {self.name}; got {size}")
         return replace(self, x=F.interpolate(self.x, size=(size, size), mode="area"))
 
     def checksum(self) -> str:
@@ -163,21 +163,20 @@ def load(
     ValueError for an unknown name or split or too large a per_class; FileNotFoundError for a set not fetched.
     """
     if name not in NAMES:
-        raise ValueError(f"name: seen {name!r}; expected one of {', '.join(NAMES)}")
+        raise ValueError(f"name must be one of {', '.join(NAMES)}; got {name!r}")
     if split not in SPLITS:
-        raise ValueError(f"split: seen {split!r}; expected one of {', '.join(SPLITS)}")
-    is_int = isinstance(per_class, (int, np.integer)) and not isinstance(per_class, bool)
-    if not (per_class is None or per_class == "all" or (is_int and per_class >= 1)):
-        raise ValueError(f'per_class: seen {per_class!r}; expected None, "all" or an int of at least 1')
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+    count = int(per_class) if isinstance(per_class, (int, np.integer)) and not isinstance(per_class, bool) else None
+    if not (per_class is None or per_class == "all" or (count is not None and count >= 1)):
+        raise ValueError(f'per_class must be None, "all" or an int of at least 1; got {per_class!r}')
     if not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating point type; got {dtype}")
     if name == "gaussian":
-        count = int(per_class) if is_int else 100
-        return gaussian(per_class=count, split=split, seed=seed, device=device, dtype=dtype)
+        return gaussian(per_class=count or 100, split=split, seed=seed, device=device, dtype=dtype)
 
     x, y = _read(name, split, data_root(root))
     if per_class != "all":
-        chosen = _balanced(y, per_class, seed, f"{name}, split {split}")
+        chosen = _balanced(y, count, seed, f"{name}, split {split}")
         x, y = x[chosen], y[chosen]
     pixels = IMAGES[name]
     work = np.float64 if dtype == torch.float64 else np.float32
@@ -215,9 +214,9 @@ def gaussian(
         ("dim", dim, 1),
     ):
         if value < least:
-            raise ValueError(f"{argument}: seen {value}; expected at least {least}")
+            raise ValueError(f"{argument} must be at least {least}; got {value}")
     if split not in SPLITS:
-        raise ValueError(f"split: seen {split!r}; expected one of {', '.join(SPLITS)}")
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
     means = np.random.RandomState(seed).standard_normal((num_classes, dim))
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     # class by class, so that fewer samples are the first ones of more
@@ -247,7 +246,7 @@ def save(name: str, arrays: dict[str, np.ndarray], root: Path) -> Path:
     """Writes ROOT/NAME.npz in one step: a reader sees the old file or the whole new one, never a part."""
     path = root / f"{name}.npz"
     with _files.atomic(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
     return path
 
 
@@ -308,8 +307,7 @@ def _balanced(y: np.ndarray, per_class: int | None, seed: int, where: str) -> np
         per_class = int(counts[rarest])
     if per_class > counts[rarest]:
         raise ValueError(
-            f"per_class: seen {per_class}; expected at most {counts[rarest]}, "
-            f"which is what class {rarest} has ({where})"
+            f"per_class must be at most {counts[rarest]}, which is what class {rarest} has ({where}); got {per_class}"
         )
     # RandomState: its stream is frozen for good, so a seed means the same samples under every numpy
     random = np.random.RandomState(seed)

@@ -130,7 +130,7 @@ def test_an_unbalanced_set_is_balanced_unless_all_is_asked_for(unbalanced_root):
     assert data.load("mnist", 2, root=root).y.bincount().tolist() == [2] * 10
     everything = data.load("mnist", "all", root=root)
     assert everything.y.tolist() == y.tolist()
-    with pytest.raises(ValueError, match=r"per_class: seen 4; expected at most 3.* class 0 has \(mnist, split train"):
+    with pytest.raises(ValueError, match=r"per_class must be at most 3.* class 0 has \(mnist, split train\); got 4"):
         data.load("mnist", 4, root=root)
 
 
@@ -145,13 +145,13 @@ def test_chosen_samples_keep_their_labels_and_order(unbalanced_root):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "imagenet"}, "name: seen 'imagenet'; expected one of mnist5k, .*gaussian"),
-        ({"name": "mnist5k", "split": "valid"}, "split: seen 'valid'; expected one of train, test"),
-        ({"name": "mnist5k", "per_class": 401}, "per_class: seen 401; expected at most 400"),
-        ({"name": "mnist5k", "per_class": 0}, "per_class: seen 0; expected None"),
-        ({"name": "mnist5k", "per_class": "some"}, "per_class: seen 'some'; expected None"),
-        ({"name": "mnist5k", "per_class": True}, "per_class: seen True; expected None"),
-        ({"name": "gaussian", "per_class": 2.5}, "per_class: seen 2.5; expected None"),
+        ({"name": "imagenet"}, "name must be one of mnist5k, .*gaussian; got 'imagenet'"),
+        ({"name": "mnist5k", "split": "valid"}, "split must be one of train, test; got 'valid'"),
+        ({"name": "mnist5k", "per_class": 401}, "per_class must be at most 400.*; got 401"),
+        ({"name": "mnist5k", "per_class": 0}, "per_class must be None, .*; got 0"),
+        ({"name": "mnist5k", "per_class": "some"}, "per_class must be None, .*; got 'some'"),
+        ({"name": "mnist5k", "per_class": True}, "per_class must be None, .*; got True"),
+        ({"name": "gaussian", "per_class": 2.5}, "per_class must be None, .*; got 2.5"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
@@ -214,7 +214,7 @@ def test_flat_drops_constant_pixels_and_test_drops_the_same():
     assert torch.equal(flat.flat(like=train).x, flat.x)
     with pytest.raises(ValueError, match="flat already"):
         test.flat().flat(like=train)
-    with pytest.raises(ValueError, match="like: cifar10_small has 768 pixels; expected 784"):
+    with pytest.raises(ValueError, match=r"like must have the 784 pixels of .*; got 768 .cifar10_small"):
         test.flat(like=data.load("cifar10_small"))
 
 
@@ -227,9 +227,9 @@ def test_downsample_is_the_area_mean():
     torch.testing.assert_close(digits.downsample(10).x, torch.nn.functional.adaptive_avg_pool2d(digits.x, 10))
     assert torch.equal(digits.downsample(28).x, digits.x)
     for size in (0, 29):
-        with pytest.raises(ValueError, match=f"size: seen {size}; expected 1..28"):
+        with pytest.raises(ValueError, match=f"size must be in 1..28 for .*; got {size}"):
             digits.downsample(size)
-    with pytest.raises(ValueError, match=r"x: seen shape \(20, .*expected images"):
+    with pytest.raises(ValueError, match=r"x must be images .*; got shape \(20, "):
         digits.flat().downsample(4)
 
 
@@ -277,7 +277,7 @@ def test_gaussian_is_seeded_and_shares_its_means_between_splits():
 
 @pytest.mark.parametrize("argument", ["per_class", "num_classes", "dim"])
 def test_gaussian_errors(argument):
-    with pytest.raises(ValueError, match=f"{argument}: seen 0; expected at least"):
+    with pytest.raises(ValueError, match=f"{argument} must be at least .*; got 0"):
         data.gaussian(**{argument: 0})
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 
+from torch import Tensor
+
 from ncutils.theory.checks import Check
 from ncutils.theory.head import LinearHead
 
@@ -35,7 +37,7 @@ def evaluate(head: LinearHead, statements: Iterable[Callable[..., Check]], forms
 def along(
     *statements: Callable[..., Check],
     forms: Sequence[str] = FORMS,
-    columns: dict[str, Callable[[LinearHead], object]] | None = None,
+    columns: dict[str, Callable[[LinearHead], float | Tensor]] | None = None,
 ) -> Callable:
     """A ``measure`` for :func:`ncutils.training.train`: the statements on every run, at every measured step.
 

@@ -77,7 +77,8 @@ def attack(
     for name, value in (("restarts", restarts), ("steps", steps)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1; got {value}")
-    best, first, history, instance = math.nan, math.nan, [], ()
+    best, first, history = math.nan, math.nan, []
+    instance: tuple[Tensor, ...] = ()
     for restart in range(restarts):
         generator = torch.Generator().manual_seed(1000 * seed + restart)
         point = [p.detach().double() for p in start(generator)]
@@ -166,8 +167,8 @@ def _log_gradient(sides, point: list[Tensor]) -> tuple[float, list[Tensor] | Non
     ratio = low / high
     if not ratio > 0:
         return ratio, None
-    gradient = torch.autograd.grad(small.log() - large.log(), parameters, allow_unused=True)
-    gradient = [torch.zeros_like(p) if g is None else g for p, g in zip(point, gradient, strict=True)]
+    found = torch.autograd.grad(small.log() - large.log(), parameters, allow_unused=True)
+    gradient = [torch.zeros_like(p) if g is None else g for p, g in zip(point, found, strict=True)]
     # two equal singular values have no gradient
     return ratio, gradient if all(torch.isfinite(g).all() for g in gradient) else None
 

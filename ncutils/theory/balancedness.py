@@ -69,7 +69,7 @@ def balancedness_step(
         tolerance = IDENTITY * (sizes[0] * sizes[2] + sizes[1] * sizes[3]) + ROUNDING * (sizes[0] ** 2 + sizes[1] ** 2)
         rows.append((float(np.linalg.norm(gap)), float(tolerance)))
     worst, allowed = max(rows, key=_use)
-    hypotheses = ()
+    hypotheses: tuple[Hypothesis, ...] = ()
     if diagonal:
         grid = np.linspace(-8, 8, 65)
         probe = Objective(np.zeros((2, 1)), np.array([0, 1]), 1, 0.0, activation)

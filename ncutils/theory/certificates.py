@@ -43,7 +43,7 @@ import torch
 from torch import Tensor
 
 from ncutils.theory.checks import Check, Hypothesis
-from ncutils.theory.head import LinearHead
+from ncutils.theory.head import LinearHead, sum_of_squares
 
 __all__ = ["certificate_a_priori", "certificate_of_last_layer", "head_certificate"]
 
@@ -53,7 +53,7 @@ FORMS = ("features", "geometric", "joint")
 def _spectra(head: LinearHead) -> tuple[Tensor, Tensor]:
     """ln s_i(f) and ln s_i(Z), i ≤ K, descending."""
     k = head.num_classes
-    return (torch.linalg.svdvals(z)[:k].log() for z in (head.output, head.features))
+    return torch.linalg.svdvals(head.output)[:k].log(), torch.linalg.svdvals(head.features)[:k].log()
 
 
 def _floors(head: LinearHead) -> Tensor:
@@ -65,7 +65,8 @@ def _floors(head: LinearHead) -> Tensor:
 def _log_gain(head: LinearHead) -> Tensor:
     """ln G."""
     k = head.num_classes
-    return sum(s[:k].square().sum().log() for s in head.singular_values) / head.depth
+    sizes = (s[:k].square().sum().log() for s in head.singular_values)
+    return sum(sizes, head.output.new_zeros(())) / head.depth
 
 
 def _multiplicity(nu: Tensor) -> Tensor:
@@ -127,7 +128,7 @@ def head_certificate_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]
     measured = head.kappa_head.log()
     log_gain = _log_gain(head)
     if form == "features":
-        total = sum(w.square().sum() for w in head.weights)
+        total = sum_of_squares(head.weights)
         floors = _floors(head)
         return measured, 0.5 * (total - k * depth) - floors[0] - floors[k - 2]
     floors = _floors(head)
@@ -166,9 +167,8 @@ def head_certificate(head: LinearHead, form: str = "joint") -> Check:
         Hypothesis("rank f(X) = K: s_K/s_1", few / s[0], 1e-12, ">"),
         Hypothesis("inputs of the head ≥ K", min(head.features.shape), head.num_classes, ">="),
     )
-    if not all(h.holds for h in hypotheses):
-        sides = (head.kappa_head.log(), math.inf)
-    else:
+    sides: tuple[Tensor, Tensor | float] = (head.kappa_head.log(), math.inf)
+    if all(h.holds for h in hypotheses):
         sides = head_certificate_sides(head, form)
     # arccosh turns a rounding of 1e-15 into its square root
     rounding = head.depth * max(1e-7, 2 * math.sqrt(head.num_classes * 1e-15))
@@ -214,7 +214,9 @@ def certificate_of_last_layer(head: LinearHead) -> Check:
     s = torch.linalg.svdvals(head.output)
     few = s.new_zeros(()) if len(s) < head.num_classes else s[head.num_classes - 1]
     hypotheses = (Hypothesis("rank f(X) = K: s_K/s_1", few / s[0], 1e-12, ">"),)
-    sides = certificate_of_last_layer_sides(head) if hypotheses[0].holds else (head.kappa_last.log(), math.inf)
+    sides: tuple[Tensor, Tensor | float] = (head.kappa_last.log(), math.inf)
+    if hypotheses[0].holds:
+        sides = certificate_of_last_layer_sides(head)
     rounding = max(1e-7, 2 * math.sqrt(head.num_classes * 1e-15))
     return Check("Certificate (last layer)", "log_kappa_W_L", "sharp", hypotheses, *sides, "<=", rounding=rounding)
 
@@ -237,7 +239,9 @@ def certificate_a_priori(
     return Check("Certificate (a priori)", "log_kappa_head", "simple", hypotheses, *sides, "<=")
 
 
-def a_priori_sides(head: LinearHead, nonlinear_weights: Sequence[Tensor], x: Tensor, weight_decay: float):
+def a_priori_sides(
+    head: LinearHead, nonlinear_weights: Sequence[Tensor], x: Tensor, weight_decay: float
+) -> tuple[tuple[Tensor, Tensor], tuple[Hypothesis, ...]]:
     """((ln κ(A), bound), hypotheses)."""
     if not weight_decay > 0:
         raise ValueError(f"weight_decay must be positive; got {weight_decay}")

@@ -249,10 +249,10 @@ def extract(model: nn.Module, x, y, batch_size: int = 2000) -> tuple[list[Tensor
         raise ValueError("model must be an eager nn.Module; got a TorchScript module, which takes no hooks")
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be an nn.Module or a pair (weights, features); got {type(model).__name__}")
-    if hasattr(model, "num_runs") and hasattr(model, "sequential"):
+    if hasattr(model, "num_runs") and callable(sequential := getattr(model, "sequential", None)):
         if model.num_runs != 1:
             raise ValueError(f"model must hold one network; got {model.num_runs} runs: pass model.run(r)")
-        model = model.sequential(0)
+        model = sequential(0)
     broken = [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]
     if broken:
         raise ValueError(f"model must have finite weights; got NaN or infinite entries in {', '.join(broken)}")
@@ -278,12 +278,12 @@ def extract(model: nn.Module, x, y, batch_size: int = 2000) -> tuple[list[Tensor
             outputs.append(_forward(model, inputs))
             labels.append(classes)
         handle.remove()
-        features, outputs = torch.cat(collected), torch.cat(outputs)
-        if not torch.isfinite(outputs).all():
+        features, whole = torch.cat(collected), torch.cat(outputs)
+        if not torch.isfinite(whole).all():
             raise ValueError("model must have finite outputs on x; got NaN or infinite ones")
-        weights = [_matrix(model.get_submodule(name)).clone() for name in names]
-        rebuilt = _apply(weights, features)
-        gap, scale = float((rebuilt - outputs).abs().max()), float(outputs.abs().max())
+        weights = [_weight(model.get_submodule(name)).clone() for name in names]
+        rebuilt, scale = _apply(weights, features), float(whole.abs().max())
+        gap = math.inf if rebuilt is None else float((rebuilt - whole).abs().max())
         if not gap <= SAME * max(scale, 1e-300):
             raise ValueError(
                 f"model must compute W_L…W_1 z from the input z of '{names[0]}'; got outputs up to {scale:.3g} "
@@ -346,7 +346,8 @@ def _find_head(model: nn.Module, x: Tensor) -> list[str]:
         raise ValueError(f"model must have an output of shape (N, K) = ({len(x)}, K); got an output of {seen}")
     used = Counter(call.name for call in calls)
     head: list[str] = []
-    reason, passed = "no nn.Linear layer", []
+    reason = "no nn.Linear layer"
+    passed: list = []
     for call in reversed(calls):
         if _matrix(call.module) is None:
             passed.insert(0, call)
@@ -429,11 +430,11 @@ def _is_head(model: nn.Module, x: Tensor, names: list[str], uses: int) -> bool:
         output = _forward(model, x)
     finally:
         handle.remove()
-    return _same(output, _apply([_matrix(layer) for layer in layers], _pooled(entered[0])))
+    return _same(output, _apply([_weight(layer) for layer in layers], _pooled(entered[0])))
 
 
 def _computes_its_weight(layer: nn.Module, x: Tensor) -> bool:
-    weight = _matrix(layer)
+    weight = _weight(layer)
     shape = (4, weight.shape[1]) if isinstance(layer, nn.Linear) else (4, weight.shape[1], 2, 2)
     noise = _noise(weight.new_zeros(shape))
     return _same(_pooled(layer(noise)), _apply([weight], _pooled(noise)))
@@ -446,6 +447,13 @@ def _matrix(module: nn.Module) -> Tensor | None:
     if isinstance(module, nn.Conv2d) and (module.kernel_size, module.stride, module.groups) == ((1, 1), (1, 1), 1):
         return module.weight.flatten(1) if module.padding in (0, (0, 0), "valid", "same") else None
     return None
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    """:func:`_matrix` of a layer that is known to have one."""
+    matrix = _matrix(layer)
+    assert matrix is not None, layer
+    return matrix
 
 
 def _pooled(z: Tensor) -> Tensor:

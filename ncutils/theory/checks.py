@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 __all__ = ["COLUMNS", "RELATIVE_TOLERANCE", "Check", "Hypothesis", "Tally", "bound_text", "tally", "to_frame"]
 
 # Both sides of a check come out of float64 linear algebra. An inequality that is attained (a balanced head, an
@@ -43,11 +45,7 @@ def _number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _as_float(value) -> float:
-    return value if isinstance(value, float) else float(value)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Hypothesis:
     """One condition of a statement: ``value sense threshold``.
 
@@ -63,11 +61,10 @@ class Hypothesis:
     threshold: float
     sense: str
 
-    def __post_init__(self):
-        if self.sense not in _SENSES[:4]:
-            raise ValueError(f"sense must be one of {_SENSES[:4]}; got {self.sense!r}")
-        object.__setattr__(self, "value", _as_float(self.value))
-        object.__setattr__(self, "threshold", _as_float(self.threshold))
+    def __init__(self, name: str, value: float | Tensor, threshold: float | Tensor, sense: str):
+        if sense not in _SENSES[:4]:
+            raise ValueError(f"sense must be one of {_SENSES[:4]}; got {sense!r}")
+        self.__dict__.update(name=name, value=float(value), threshold=float(threshold), sense=sense)
 
     @property
     def holds(self) -> bool:
@@ -84,7 +81,7 @@ class Hypothesis:
         return f"{self.name}: {_number(self.value)} {_SIGNS[self.sense]} {_number(self.threshold)} ({mark})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Check:
     """A statement evaluated on one network: is ``measured sense bound`` true, given the hypotheses?
 
@@ -116,15 +113,25 @@ class Check:
     tolerance: float = RELATIVE_TOLERANCE
     rounding: float = 0.0
 
-    def __post_init__(self):
-        if self.form not in _FORMS:
-            raise ValueError(f"form must be one of {_FORMS}; got {self.form!r}")
-        if self.sense not in ("<=", ">=", "=="):
-            raise ValueError(f"sense must be '<=', '>=' or '=='; got {self.sense!r}")
-        object.__setattr__(self, "hypotheses", tuple(self.hypotheses))
-        object.__setattr__(self, "measured", _as_float(self.measured))
-        object.__setattr__(self, "bound", _as_float(self.bound))
-        object.__setattr__(self, "rounding", _as_float(self.rounding))
+    def __init__(
+        self,
+        statement: str,
+        quantity: str,
+        form: str,
+        hypotheses: Iterable[Hypothesis],
+        measured: float | Tensor,
+        bound: float | Tensor,
+        sense: str,
+        tolerance: float = RELATIVE_TOLERANCE,
+        rounding: float | Tensor = 0.0,
+    ):
+        if form not in _FORMS:
+            raise ValueError(f"form must be one of {_FORMS}; got {form!r}")
+        if sense not in ("<=", ">=", "=="):
+            raise ValueError(f"sense must be '<=', '>=' or '=='; got {sense!r}")
+        self.__dict__.update(statement=statement, quantity=quantity, form=form, hypotheses=tuple(hypotheses))
+        self.__dict__.update(measured=float(measured), bound=float(bound), sense=sense)
+        self.__dict__.update(tolerance=tolerance, rounding=float(rounding))
 
     @property
     def hypotheses_met(self) -> bool:

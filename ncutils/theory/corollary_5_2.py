@@ -93,7 +93,7 @@ def corollary_5_2_limit(
 
 def corollary_5_2(
     head: LinearHead, *, nonlinear_weights: Sequence[Tensor], x: Tensor, weight_decay: float
-) -> tuple[Check, Check, Check]:
+) -> tuple[Check, ...]:
     """NC1, NC2 and NC3 of Z_{L−1} from near-minimality, imbalance charged as measured (ours; see the module).
 
     c + K L2 + δ is evaluated as 2C_λ(θ)/λ, the least that makes the premise true.
@@ -116,9 +116,8 @@ def corollary_5_2(
     v = telescoping_error(head, depth, "sharp") / least**2
     hypotheses += (Hypothesis("telescoping error < s_K(A)²", v, 1.0, "<"),)
     z1, z2 = head.layers[-2], head.layers[-3]
-    if not all(h.holds for h in hypotheses):
-        bounds = (math.inf, math.inf, -math.inf)
-    else:
+    bounds: tuple[Tensor | float, ...] = (math.inf, math.inf, -math.inf)
+    if all(h.holds for h in hypotheses):
         k = ((torch.logaddexp(2 * log_c, v.log()) - torch.log1p(-v)) / (2 * depth)).exp()
         hidden = head.s1**2 * head.imbalances[-1]
         room = math.sqrt((classes - 1) / classes) - e

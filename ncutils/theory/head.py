@@ -28,6 +28,11 @@ def op_norm(matrix: Tensor) -> Tensor:
     return torch.linalg.svdvals(matrix)[0]
 
 
+def sum_of_squares(weights: Sequence[Tensor]) -> Tensor:
+    """Σ_ℓ ‖W_ℓ‖_F², at least one matrix."""
+    return sum((w.square().sum() for w in weights), weights[0].new_zeros(()))
+
+
 class LinearHead:
     """The linear layers that end one network, the features that enter them, and what is measured on both.
 
@@ -258,7 +263,8 @@ def largest_eigenvalue(apply: Callable[[Tensor], Tensor], start: Tensor, steps: 
     Returns:
         The eigenvalue; NaN where the map gives NaN or infinity.
     """
-    basis, alphas, betas = [], [], []
+    basis, alphas = [], []
+    betas: list[float] = []
     q, value, quiet = start / start.norm(), 0.0, 0
     for _ in range(min(steps, start.numel())):
         basis.append(q.flatten())

@@ -192,7 +192,7 @@ class Objective:
         curvatures = [self.curvature(h) for h in pre[: self.num_nonlinear]]
         ends = np.cumsum([0] + [w.size for w in weights])
         # deltas[l] = ∂C_0/∂H_l, errors[l] = ∂C_0/∂Z_l
-        deltas, errors = [None] * depth, [None] * depth
+        deltas, errors = list(post[1:]), list(post[1:])  # to be overwritten, from the last one back
         error = post[-1] - self.one_hot
         for layer in reversed(range(depth)):
             errors[layer] = error
@@ -203,9 +203,9 @@ class Objective:
             rows, cols = weights[start].shape
             block = slice(ends[start], ends[start + 1])
             # tangent of H_start along W[i, j]: column i is Z_{start-1}[:, j], the rest zero
-            tangent = np.zeros((rows, cols, samples, rows))
-            tangent[np.arange(rows), :, :, np.arange(rows)] = post[start].T
-            tangent = tangent.reshape(rows * cols, samples, rows)
+            units = np.zeros((rows, cols, samples, rows))
+            units[np.arange(rows), :, :, np.arange(rows)] = post[start].T
+            tangent = units.reshape(rows * cols, samples, rows)
             tangents, pre_tangents = {}, {}
             for layer in range(start, depth):
                 if layer > start:
@@ -327,7 +327,12 @@ class Trajectory:
 
 
 def flow(
-    objective: Objective, weights: Sequence, times: Sequence[float], *, rtol: float = 1e-9, atol: float = 1e-13
+    objective: Objective,
+    weights: Sequence,
+    times: Sequence[float] | np.ndarray,
+    *,
+    rtol: float = 1e-9,
+    atol: float = 1e-13,
 ) -> Trajectory:
     """Gradient flow θ' = −∇C_λ, by LSODA with the exact Hessian as its Jacobian.
 
@@ -398,9 +403,9 @@ def descend(objective: Objective, weights: Sequence, step_size: float, steps: in
     if step_size <= 0 or steps < 1:
         raise ValueError(f"step_size and steps must be positive numbers; got {step_size} and {steps}")
     shapes = objective.shapes(weights)
-    marks = {0, steps, *np.geomspace(1, steps, max(record // 2, 2)).round().astype(int).tolist()}
-    marks |= set(np.linspace(0, steps, max(record // 2, 2)).round().astype(int).tolist())
-    marks = sorted(marks)
+    chosen = {0, steps, *np.geomspace(1, steps, max(record // 2, 2)).round().astype(int).tolist()}
+    chosen |= set(np.linspace(0, steps, max(record // 2, 2)).round().astype(int).tolist())
+    marks = sorted(chosen)
     state = pack(objective.arrays(weights))
     gradient = np.empty_like(state)
     views, slots = unpack(state, shapes), unpack(gradient, shapes)

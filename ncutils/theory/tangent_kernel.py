@@ -63,7 +63,7 @@ def linear_ntk_norm(head: LinearHead) -> float:
             generator = torch.Generator().manual_seed(0)
             start = torch.randn(len(factors[0][0]), head.num_classes, generator=generator, dtype=torch.float64)
             start = start.to(head.features.device)
-            value = largest_eigenvalue(lambda m: sum(a @ m @ b for a, b in factors), start)
+            value = largest_eigenvalue(lambda m: sum((a @ m @ b for a, b in factors), torch.zeros_like(m)), start)
         head.__dict__["_linear_ntk_norm"] = value
     return head.__dict__["_linear_ntk_norm"]
 

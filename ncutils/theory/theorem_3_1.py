@@ -192,6 +192,7 @@ def theorem_3_1_conditioning(head: LinearHead, form: str = "sharp") -> Check:
     known_form(form, ("paper", "simple", "sharp"))
     depth = head.depth
     smallest = nth(head.product_singular_values, head.num_classes) ** 2
+    hypotheses: tuple[Hypothesis, ...]
     if form == "paper":
         slack, floor = _paper_slack_and_floor(head)
         hypotheses = (
@@ -231,6 +232,7 @@ def theorem_3_1_nc2(head: LinearHead, form: str = "sharp") -> Check:
 
     """
     known_form(form, ("paper", "simple", "sharp"))
+    hypotheses: tuple[Hypothesis, ...]
     if form == "sharp":
         hypotheses = (Hypothesis("‖Ē‖_op < 1", op_norm(head.mean_error), 1.0, "<"),)
     else:
@@ -279,7 +281,5 @@ def theorem_3_1_nc3(head: LinearHead, form: str = "sharp") -> Check:
 
     """
     known_form(form, ("paper", "simple", "sharp"))
-    hypotheses = (head.full_rank(),)
-    if form == "paper":
-        hypotheses = theorem_3_1_conditioning(head, "paper").hypotheses
+    hypotheses = theorem_3_1_conditioning(head, "paper").hypotheses if form == "paper" else (head.full_rank(),)
     return Check("Theorem 3.1 (NC3)", "nc3", form, hypotheses, *nc3_sides(head, form), ">=")

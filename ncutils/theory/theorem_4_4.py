@@ -570,14 +570,14 @@ def theorem_4_4_balancing(phase: TwoPhase, trajectory: Trajectory) -> Check:
     """Balancing: max‖D_ℓ‖_op against e^{−2λt}max‖D_ℓ(0)‖ (flow, an equality for the worst layer) or, after k_1 steps,
     against :meth:`TwoPhase.descent_imbalance`; the recorded time at which the ratio is largest."""
     hypotheses, _ = _along(phase, trajectory)
-    eta = trajectory.step_size
-    if eta is None:
-        late = range(len(trajectory))
+    eta, steps = trajectory.step_size, trajectory.steps
+    if eta is None or steps is None:
+        late = np.arange(len(trajectory))
         bounds = max(phase.imbalances) * np.exp(-2 * phase.weight_decay * trajectory.times)
     else:
         late = _after_fitting(phase, trajectory)
         hypotheses += (_fitted(phase, trajectory),)
-        bounds = np.array([phase.descent_imbalance(int(k), eta) for k in trajectory.steps])
+        bounds = np.array([phase.descent_imbalance(int(k), eta) for k in steps])
     if not len(late):
         return Check("Theorem 4.4 (balancing)", "imbalance", "simple", hypotheses, math.nan, math.nan, "<=")
     worst = max(late, key=lambda i: float(trajectory.imbalances[i]) / max(float(bounds[i]), 1e-300))
@@ -593,12 +593,12 @@ def theorem_4_4_balancing(phase: TwoPhase, trajectory: Trajectory) -> Check:
 def theorem_4_4_nc1(phase: TwoPhase, trajectory: Trajectory, form: str = "sharp") -> Check:
     """Conclusion: NC1(Z_{L−1}) at the last time against :meth:`TwoPhase.nc1_bound`, which knows θ_0, λ and t only."""
     hypotheses, _ = _along(phase, trajectory)
-    eta = trajectory.step_size
-    if eta is None:
+    eta, marks = trajectory.step_size, trajectory.steps
+    if eta is None or marks is None:
         time = float(trajectory.times[-1])
         slack, imbalance = phase.slack(time), max(phase.imbalances) * math.exp(-2 * phase.weight_decay * time)
     else:
-        steps = int(trajectory.steps[-1])
+        steps = int(marks[-1])
         slack, imbalance = phase.slack_after(steps, eta), phase.descent_imbalance(steps, eta)
     bound = phase.nc1_bound(imbalance, form, slack)
     measured = float(trajectory.nc1[-1])
@@ -633,12 +633,12 @@ def _along(phase: TwoPhase, trajectory: Trajectory) -> tuple[tuple[Hypothesis, .
 
 def _fitted(phase: TwoPhase, trajectory: Trajectory) -> Hypothesis:
     """The run lasts beyond the fitting phase."""
-    if trajectory.step_size is None:
+    if trajectory.step_size is None or trajectory.steps is None:
         return Hypothesis("t ≥ t_1", float(trajectory.times[-1]), phase.t1, ">=")
     return Hypothesis("k ≥ k_1", float(trajectory.steps[-1]), float(phase.k1(trajectory.step_size)), ">=")
 
 
 def _after_fitting(phase: TwoPhase, trajectory: Trajectory) -> np.ndarray:
-    if trajectory.step_size is None:
+    if trajectory.step_size is None or trajectory.steps is None:
         return np.flatnonzero(trajectory.times >= phase.t1)
     return np.flatnonzero(trajectory.steps >= phase.k1(trajectory.step_size))

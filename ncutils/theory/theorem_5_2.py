@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ncutils.theory.checks import RELATIVE_TOLERANCE, Check, Hypothesis
-from ncutils.theory.head import LinearHead, known_form, nth
+from ncutils.theory.head import LinearHead, known_form, nth, sum_of_squares
 
 __all__ = [
     "excess",
@@ -41,7 +41,7 @@ GAIN_ROUNDING = 1e-15
 
 def head_norm(head: LinearHead) -> Tensor:
     """P = Σ_ℓ ‖W_ℓ‖_F² over the linear layers."""
-    return sum(w.square().sum() for w in head.weights)
+    return sum_of_squares(head.weights)
 
 
 def schatten(weights: Sequence[Tensor]) -> Check:
@@ -62,7 +62,7 @@ def schatten_sides(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         product = w @ product
     depth = len(weights)
     measured = depth * (torch.linalg.svdvals(product) ** (2 / depth)).sum()
-    return measured, sum(w.square().sum() for w in weights)
+    return measured, sum_of_squares(weights)
 
 
 def log_determinant(head: LinearHead) -> Tensor:
