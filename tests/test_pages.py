@@ -31,3 +31,12 @@ def test_a_page_is_described_by_its_first_plain_paragraph():
     found = pages.describe(document)
     assert found.startswith("word word") and len(found) <= 200 and found.endswith("…")
     assert pages.describe(None) == pages.DEFAULT
+
+
+def test_a_claim_leads_from_the_ledger_to_its_cell_and_back():
+    row = "<tr id='claim-F2-a' data-page='07_head'><td data-head='claim'><b class='claim-id'>F2-a</b> x</td></tr>"
+    assert "<b class='claim-id'><a href=\"07_head.html#claim-F2-a\">F2-a</a></b>" in pages.linked(row, "09_ledger")
+    chapter = "<table class='claims'><tbody><tr><td>F2-a</td><td>x</td></tr></tbody></table><td>F2-a</td>"
+    found = pages.linked(chapter, "07_head")
+    assert found.count("<tr id='claim-F2-a'><td><a href='09_ledger.html#claim-F2-a'>F2-a</a></td>") == 1
+    assert found.endswith("<td>F2-a</td>") and pages.linked(found, "07_head") == found

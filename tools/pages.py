@@ -3,7 +3,8 @@
 - every page says what it is (description, Open Graph tags), for search engines and link previews;
 - a script that two extensions add is loaded once, and Font Awesome's 1.5 MB of JavaScript not at all: its style sheet
   draws the same icons;
-- the theme starts in the reader's own light or dark mode.
+- the theme starts in the reader's own light or dark mode;
+- a claim in the ledger leads to the cell that made it, and back.
 """
 
 from __future__ import annotations
@@ -52,12 +53,31 @@ def lightened(page: str) -> str:
     return "".join(lines) + end + body
 
 
+CLAIM = re.compile(r"<tr><td>([A-Z][\w.]*(?:-[\w.-]+)?)</td>")
+ROW = re.compile(r"(<tr(?: id='(claim-[^']+)')? data-page='(\w+)'><td[^>]*><b[^>]*>)([^<]+)</b>")
+
+
+def linked(page: str, name: str, ledger: str = "09_ledger") -> str:
+    """Rows of claims with an anchor and a link: in the ledger to the chapter's row, in a chapter to the ledger's."""
+    if name == ledger:
+        page = ROW.sub(
+            lambda m: f'{m[1]}<a href="{m[3]}.html{f"#{m[2]}" if m[2] and m[3] != ledger else ""}">{m[4]}</a></b>', page
+        )
+        return page
+
+    def table(match: re.Match) -> str:
+        row = r"<tr id='claim-\1'><td><a href='" + ledger + r".html#claim-\1'>\1</a></td>"
+        return CLAIM.sub(row, match[0])
+
+    return re.sub(r"<table class='claims'>.*?</table>", table, page, flags=re.DOTALL)
+
+
 def lighten(app, exception) -> None:
     if exception or app.builder.format != "html":
         return
     for page in Path(app.outdir).rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        if (lighter := lightened(text)) != text:
+        if (lighter := linked(lightened(text), page.stem)) != text:
             page.write_text(lighter, encoding="utf-8")
     for script in Path(app.outdir).glob("_static/vendor/fontawesome/*/js/*.js*"):
         script.unlink()

@@ -1,0 +1,73 @@
+"""ncutils/ledger.py: the claims of the book as a summary, a picture, a table."""
+
+import doctest
+import re
+
+import matplotlib.pyplot as plt
+import pytest
+
+from ncutils import ledger
+from ncutils.claims import Claim
+
+
+def claim(id, verdict="holds", source="paper", where="06", **numbers):
+    return Claim(id, f"About {id} <x>.", source, where, "quick: 10 digits", verdict, numbers)
+
+
+CLAIMS = [
+    claim("F4-a", value=0.01, threshold=0.1, spread=0.001, distance=90.0, seeds=3),
+    claim("F4-b", "fails", "ours", value=2.0, threshold=1.0),
+    claim("T3.1-a", where="02", **{"worst ratio": 0.5}),
+    claim("T5.2-a", "undecided", "inferred", "04", value=0.99, threshold=1.0),
+    claim("P5.3", where="05", steps=3.0),
+    claim("Z-new", "toy", "ours", "12"),
+]
+
+
+def test_the_examples_run():
+    assert doctest.testmod(ledger).failed == 0
+
+
+def test_every_claim_belongs_to_one_row():
+    rows = [ledger.row_of(c) for c in CLAIMS]
+    assert rows == ["Figures 1 and 4"] * 2 + ["Theorem 3.1", "Theorem 5.2", "Proposition 5.3", "Beyond the paper"]
+
+
+def test_the_summary_counts_by_whose_the_claims_are():
+    table = ledger.summary(CLAIMS).set_index("statement")
+    assert table.loc["Figures 1 and 4", "paper"] == ("holds", "✓ 1 of 1")
+    assert table.loc["Figures 1 and 4", "ours"] == ("fails", "✗ 0 of 1")
+    assert table.loc["Figures 1 and 4", "inferred"] is None
+    assert table.loc["Figures 1 and 4", "found"] == "1 holds, 1 fails (F4-b). Least margin: F4-a, a factor of 10."
+    assert "T5.2-a" in table.loc["Theorem 5.2", "found"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(CLAIMS[0], -1.0), (CLAIMS[1], 0.30103), (CLAIMS[2], -0.30103), (CLAIMS[4], None)],
+)
+def test_excess_is_the_logarithm_of_value_over_threshold_wrong_side_up(given, expected):
+    found = ledger.excess(given)
+    assert (found is None) if expected is None else found == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_strip_chart_draws_one_sign_a_claim_with_a_threshold():
+    figure = ledger.strip_chart(CLAIMS)
+    points = sum(len(part.get_offsets()) for part in figure.axes[0].collections)
+    plt.close(figure)
+    assert points == sum(ledger.excess(c) is not None for c in CLAIMS) == 4
+
+
+def test_the_table_names_asked_found_distance_and_escapes_words():
+    table = ledger.full_table(CLAIMS, {"06": "06_training_dynamics"})
+    row = re.search(r"<tr id='claim-F4-a' data-page='06_training_dynamics'>.*?</tr>", table)[0]
+    assert re.findall(r"<td[^>]*>(.*?)</td>", row)[1:6] == [
+        "<span class='v v-holds'>✓</span> holds",
+        "&lt; 0.1",
+        "0.01 ± 0.001 (3 runs)",
+        "90 sd",
+        "paper",
+    ]
+    assert "<x>" not in table and "About F4-a &lt;x&gt;." in table
+    assert "&gt;" not in re.search(r"id='claim-F4-b'.*?</tr>", table)[0].split("data-head='asked'")[1][:12]
+    assert table.count("<tr id=") == len(CLAIMS) and "<dt>Q1</dt>" in table
