@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["measure"]
 
-_POOLS = {"mean": lambda z: z.flatten(2).mean(-1), "max": lambda z: z.flatten(2).amax(-1), "flatten": None}
+_POOLS = {
+    "mean": lambda z: z.flatten(2).mean(-1),
+    "max": lambda z: z.flatten(2).amax(-1),
+    "flatten": lambda z: z.flatten(1),
+}
 
 
 def measure(
@@ -103,7 +107,8 @@ class _Seen:
     """What the two readings of the data have gathered, by layer."""
 
     def __init__(self):
-        self.statistics, self.basis, self.total, self.count = {}, {}, 0, 0
+        self.statistics: dict[str, metrics.ClassStatistics] = {}
+        self.total, self.count, self.basis = 0, torch.zeros(0, dtype=torch.float64), {}
         self.spread, self.scatter, self.right, self.agree, self.cosine = {}, {}, {}, {}, {}
         self.near: dict[str, Tensor] = {}
         self.head: dict[str, Tensor] = {}
@@ -137,7 +142,7 @@ class _Seen:
     def outputs(self, output, y: Tensor) -> None:
         self.total += len(y)
         counts = torch.bincount(y, minlength=next(iter(self.statistics.values())).num_classes)
-        self.count = self.count + counts.double()
+        self.count = self.count + counts if len(self.count) else counts.double()
         for name, near in self.near.items():
             logits = isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] == len(counts)
             same = float((output.argmax(1) == near).sum()) if logits else float("nan")
@@ -150,7 +155,7 @@ class _Seen:
             raise ValueError(f"data must hold every class of the reference; got no sample of {missing}")
         about = seen._copy()  # the means of the reference with the scatter of the data: the same without reference
         about.scatter, about.count = self.scatter[name], self.count
-        row = {"run": 0, "layer": name, "nc1": about.nc1()}
+        row: dict = {"run": 0, "layer": name, "nc1": about.nc1()}
         row |= {"nc1_pinv": self.spread[name] / self.total + metrics._infinite_without(self.basis[name])}
         row |= {"cdnv": about.nc1("cdnv"), "nc2": seen.nc2(), "nc2_etf": seen.nc2("etf")}
         row |= {"nc2_orthogonal": seen.nc2("orthogonal"), "equinorm": seen.equinorm()}
@@ -175,7 +180,8 @@ class _Reader:
         self.dtype = None if parameter is None else parameter.dtype
 
     def read(self, argument: str, batches: Iterable, features, outputs=None) -> None:
-        handles, state = [], {}
+        handles: list = []
+        state: dict = {}
 
         def give(name, value):
             if not isinstance(value, Tensor):
@@ -298,8 +304,8 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, parallel):
             model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod
+        elif isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
+            model = compiled
         else:
             return model
 

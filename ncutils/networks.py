@@ -94,6 +94,9 @@ class _DenseStack(nn.Module):
     def activate(self, x: Tensor) -> Tensor:
         return torch.relu(x) if self.activation == "relu" else smooth(x, self.gamma)
 
+    def layers(self, x: Tensor) -> Layers:
+        raise NotImplementedError
+
     def _dense_layers(self, z: Tensor) -> Layers:
         pre, post = [], []
         for index, weight in enumerate(self.weights):

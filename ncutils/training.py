@@ -113,6 +113,13 @@ class TrainingConfig:
             raise ValueError(f"batch_size must be at most the {samples} samples; got {batch}")
         return replace(self, steps=self.epochs * (samples // batch), epochs=None)
 
+    @property
+    def total(self) -> int:
+        """``steps``, which :meth:`for_samples` has set where ``epochs`` was given."""
+        if self.steps is None:
+            raise ValueError(f"steps must be known: use for_samples(N); got epochs={self.epochs} of unknown length")
+        return self.steps
+
     def per_run(self, name: str, runs: int) -> tuple[float, ...]:
         """``lr`` or ``weight_decay`` as one number a run."""
         values = _as_tuple(getattr(self, name))
@@ -151,12 +158,12 @@ class TrainingResult:
 def learning_rate_factor(config: TrainingConfig, step: int) -> float:
     """Factor on the step size at ``step``: linear warm-up, then 1, then the drop."""
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    return warmup * (config.drop_factor if step >= config.drop_at * config.steps else 1.0)
+    return warmup * (config.drop_factor if step >= config.drop_at * config.total else 1.0)
 
 
 def measurement_steps(config: TrainingConfig) -> list[int]:
     """Steps at which to measure: 0, geometrically spaced ones, the last, and the moment of the drop."""
-    last, count = config.steps, config.measurements
+    last, count = config.total, config.measurements
     if count < 1 or last == 0:
         return [last]
     spaced = {round(last ** (i / max(count - 2, 1))) for i in range(count - 1)}
@@ -313,7 +320,7 @@ def _train(network, data, config: TrainingConfig, measure, progress, checkpoint,
     store = _Checkpoint(checkpoint, _fingerprint(network, data, config, measure, stacked)) if checkpoint else None
     rows: list[dict] = []
     diverged: list[Divergence] = []
-    with _bar(config.steps * len(groups), progress) as bar:
+    with _bar(config.total * len(groups), progress) as bar:
         for number, group in enumerate(groups):
             part = network if len(group) == runs else network.run(group[0])
             trainer = _trainer(part, data, config, [lrs[r] for r in group], [decays[r] for r in group])
@@ -340,7 +347,7 @@ def _train_group(trainer, network, data, config, measure, bar, store, number):
         trainer.load_state(saved["trainer"])
         bar.update(step)
     check_every = 50
-    for stop in measurement_steps(config) if measure else [config.steps]:
+    for stop in measurement_steps(config) if measure else [config.total]:
         if stop <= done or len(failed) == network.num_runs:
             continue
         while step < stop:
@@ -364,7 +371,7 @@ def _train_group(trainer, network, data, config, measure, bar, store, number):
         if store:
             state = {"step": stop, "rows": rows, "failed": failed, "trainer": trainer.state()}
             store.save(number, state)
-    bar.update(config.steps - step)  # what a group that diverged has left undone
+    bar.update(config.total - step)  # what a group that diverged has left undone
     return rows, list(failed.values())
 
 
@@ -403,8 +410,8 @@ class _Batches:
         """Sample indices of this step, ``(B,)`` for one run and ``(R, B)`` for R."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self.epoch:
-            expected = self.coming and self.coming[0] == epoch
-            order = self.coming[1].result() if expected else self._shuffle(epoch)
+            ready = self.coming[1] if self.coming and self.coming[0] == epoch else None
+            order = ready.result() if ready else self._shuffle(epoch)
             if self.ahead:
                 self.coming = epoch + 1, self.ahead.submit(self._shuffle, epoch + 1)
             self.parts = order.to(self.device).split(self.batch_size, dim=-1)
@@ -438,7 +445,7 @@ class _DenseTrainer:
         self.lrs, self.decays = lrs, decays
         self.x, self.y = data.x, torch.nn.functional.one_hot(data.y, data.num_classes).to(data.x.dtype)
         samples, full = len(self.x), config.batch_size is None
-        self.batch = samples if full else config.batch_size
+        self.batch = config.batch_size or samples
         self.batches = None if full else _Batches(network.seeds, samples, self.batch, self.x.device)
         lead = () if self.single else (network.num_runs,)
         new = lambda *shape: torch.zeros(*lead, *shape, dtype=self.x.dtype, device=self.x.device)  # noqa: E731
@@ -453,8 +460,9 @@ class _DenseTrainer:
 
         sizes, curved = network.sizes, network.num_nonlinear
         self.features = [new(self.batch, n) for n in sizes[: curved + 1]]  # H_0, ..., H_{L1}
-        self.deltas = [None, *(new(self.batch, n) for n in sizes[1 : curved + 1])]  # Delta_1, ..., Delta_{L1}
-        self.slopes = [None if d is None else torch.zeros_like(d) for d in self.deltas]  # sigma', the smooth activation
+        # Delta_1, ..., Delta_{L1}, and sigma' of the smooth activation, at their numbers: nothing stands at 0
+        self.deltas = [new(0), *(new(self.batch, n) for n in sizes[1 : curved + 1])]
+        self.slopes = [torch.zeros_like(d) for d in self.deltas]
         self.smooth = network.activation == "smooth"
         self.target, self.delta = new(self.batch, sizes[-1]), new(self.batch, sizes[-1])
         self.after = [new(sizes[-1], n) for n in sizes[curved:-2]] + [self.weights[-1]]  # A_1, ..., A_m
@@ -466,13 +474,13 @@ class _DenseTrainer:
         self.accumulate = Tensor.addmm_ if self.single else Tensor.baddbmm_
         # Transposes are made once: on small networks making a view costs as much as a tenth of a product.
         self.weights_t, self.after_t = _transposed(self.weights), _transposed(self.after)
-        self.deltas_t, self.delta_t = [None, *_transposed(self.deltas[1:])], self.delta.mT
+        self.deltas_t, self.delta_t = [self.deltas[0], *_transposed(self.deltas[1:])], self.delta.mT
         if not self.single:
             column = lambda values: torch.tensor(values, dtype=self.x.dtype, device=self.x.device).view(-1, 1)  # noqa: E731
             self.lr_column, self.decay_column = column(lrs), column(decays)
             self.minus_rate = torch.zeros_like(self.lr_column)
             self.index = torch.zeros(network.num_runs * self.batch, dtype=torch.int64, device=self.x.device)
-        self.graph = None
+        self.graph: torch.cuda.CUDAGraph | None = None
 
     def step(self, step: int) -> None:
         factor = learning_rate_factor(self.config, step)
@@ -578,7 +586,7 @@ class _AutogradTrainer:
         self.network, self.config, self.lr, self.decay = network.train(), config, lrs[0], decays[0]
         self.recorded = data.x.is_cuda
         samples, full = len(data.x), config.batch_size is None
-        self.batch = samples if full else config.batch_size
+        self.batch = config.batch_size or samples
         self.batches = None if full else _Batches(network.seeds, samples, self.batch, data.x.device)
         # Images as rows of a matrix, channels last, so that a batch is gathered into one fixed place.
         _, channels, height, width = data.x.shape
@@ -597,7 +605,7 @@ class _AutogradTrainer:
             parameter.data, parameter.grad = _channels_first(value), _channels_first(gradient)
         self.buffers = list(network.buffers())
         self.minus_rate, self.loss = self.x.new_zeros(()), self.x.new_zeros(())
-        self.graph = None
+        self.graph: torch.cuda.CUDAGraph | None = None
 
     def step(self, step: int) -> None:
         self.minus_rate.fill_(-self.lr * learning_rate_factor(self.config, step))
@@ -636,12 +644,14 @@ class _AutogradTrainer:
         self.flat.fill_(torch.nan)
 
     def state(self) -> dict:
-        tensors = {"flat": self.flat, "velocity": self.velocity, **dict(enumerate(self.buffers))}
-        return {name: tensor.clone() for name, tensor in tensors.items()}
+        return {name: tensor.clone() for name, tensor in self._changing().items()}
 
     def load_state(self, state: dict) -> None:
-        for name, tensor in {"flat": self.flat, "velocity": self.velocity, **dict(enumerate(self.buffers))}.items():
+        for name, tensor in self._changing().items():
             tensor.copy_(state[name])
+
+    def _changing(self) -> dict[str | int, Tensor]:
+        return {"flat": self.flat, "velocity": self.velocity} | dict(enumerate(self.buffers))
 
 
 def _record(step: Callable[[], None], changed: list[Tensor]):
@@ -717,10 +727,12 @@ class _Checkpoint:
 
 def _packed(value, tensors: list[Tensor]):
     """JSON for ``value``, the tensors and arrays in it moved to ``tensors``."""
-    if isinstance(value, (np.ndarray, np.generic, Tensor)):
-        kind = "tensor" if isinstance(value, Tensor) else "array" if isinstance(value, np.ndarray) else "scalar"
-        tensors.append(value.detach().clone() if kind == "tensor" else torch.from_numpy(np.array(value)))
-        return {kind: len(tensors) - 1}
+    if isinstance(value, Tensor):
+        tensors.append(value.detach().clone())
+        return {"tensor": len(tensors) - 1}
+    if isinstance(value, (np.ndarray, np.generic)):
+        tensors.append(torch.from_numpy(np.array(value)))
+        return {"array" if isinstance(value, np.ndarray) else "scalar": len(tensors) - 1}
     if isinstance(value, dict):
         return {"dict": [[_packed(k, tensors), _packed(v, tensors)] for k, v in value.items()]}
     if isinstance(value, (list, tuple)):

@@ -498,7 +498,7 @@ def test_the_committed_archives_are_whole(figure, profile):
     assert "CPU" in experiments.label(frame) or profile == "paper"
     path = experiments.results_dir() / f"{figure}-{profile}.parquet"
     assert path.stat().st_size < 300_000
-    commit = frame.attrs["provenance"]["git_commit"]
+    commit = frame.provenance["git_commit"]
     if RUN.git("rev-parse", "--is-shallow-repository") != "false":
         pytest.skip("no whole history here to look for the archive's commit in")
     assert RUN.git("cat-file", "-t", f"{commit}:ncutils/training.py") == "blob"  # in the history, and holds the code
@@ -598,6 +598,10 @@ def test_a_result_is_a_frame_that_knows_what_it_is():
     for other in (copy.copy(result), pickle.loads(pickle.dumps(result))):
         assert other.label == result.label == experiments.label(other)
     pd.testing.assert_series_equal(result.flow_time(), experiments.flow_time(result))
+    joined = pd.concat([result.frame, pd.DataFrame(result.frame.to_dict("list"))])
+    for read in (experiments.label, experiments.flow_time):
+        with pytest.raises(ValueError, match=r"result must be a Result, or a frame .*pd.concat may drop it"):
+            read(joined)
     assert len(result.query("layer == 1")) and "nc1" in result and result["nc1"] is not None
 
 

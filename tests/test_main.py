@@ -65,7 +65,7 @@ def test_cost_then_run_then_nothing_left(capsys):
 def test_the_larger_profiles_are_archived(tiny, capsys):
     assert main(["run", "3", "--profile", "cores"]) == 0
     assert "archived as" in capsys.readouterr().out
-    assert experiments.archive("3", folder=tiny / "results").attrs["provenance"]["profile"] == "cores"
+    assert experiments.archive("3", folder=tiny / "results").provenance["profile"] == "cores"
     assert main(["run", "3", "--profile", "cores", "--results", str(tiny / "other")]) == 0
     assert {path.name for path in (tiny / "other").iterdir()} == {"3-cores.parquet", "3-cores.json"}
     assert main(["run", "3", "--profile", "paper", "--no-archive"]) == 0

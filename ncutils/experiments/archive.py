@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ncutils import _files
 from ncutils.experiments import figures, jobs
-from ncutils.experiments.result import Result
+from ncutils.experiments.result import Result, about_result
 from ncutils.experiments.run import git
 from ncutils.experiments.specification import PROFILES, identity
 
@@ -26,7 +26,7 @@ def archived(folder: str | os.PathLike | None = None) -> list[tuple[str, str]]:
     return [(figure, profile) for figure, _, profile in names]
 
 
-def load_archive(figure: str, profile: str | None = None, folder: str | os.PathLike | None = None):
+def load_archive(figure: str, profile: str | None = None, folder: str | os.PathLike | None = None) -> Result:
     """A result computed earlier and kept with its provenance, as :func:`run` returned it (numbers in float32).
 
     Args:
@@ -48,8 +48,8 @@ def load_archive(figure: str, profile: str | None = None, folder: str | os.PathL
         if (path := folder / f"{figure}-{candidate}.parquet").exists():
             break
     else:
-        wanted = " or ".join(f"`python -m ncutils run {figure} --profile {p}`" for p in candidates if p != "quick")
-        raise FileNotFoundError(f"no archived result of figure {figure} in {folder.name}/; make it with {wanted}")
+        commands = " or ".join(f"`python -m ncutils run {figure} --profile {p}`" for p in candidates if p != "quick")
+        raise FileNotFoundError(f"no archived result of figure {figure} in {folder.name}/; make it with {commands}")
     about, embedded = path.with_suffix(".json"), _embedded(path)
     try:
         provenance = json.loads(about.read_text(encoding="utf-8"))
@@ -62,9 +62,9 @@ def load_archive(figure: str, profile: str | None = None, folder: str | os.PathL
     needed = ("specification", "git_commit", "device", "seconds", "data_checksum", "versions")
     if lacking := [name for name in needed if name not in provenance]:
         raise ValueError(f"{about}: the provenance lacks {', '.join(lacking)}")
-    declared, stored = spec.identity(), identity(provenance["specification"])
-    if differ := [name for name in sorted({*declared, *stored}) if declared.get(name) != stored.get(name)]:
-        seen = "; ".join(f"{name} is {stored.get(name)!r} there, {declared.get(name)!r} here" for name in differ)
+    wanted, stored = spec.identity(), identity(provenance["specification"])
+    if differ := [name for name in sorted({*wanted, *stored}) if wanted.get(name) != stored.get(name)]:
+        seen = "; ".join(f"{name} is {stored.get(name)!r} there, {wanted.get(name)!r} here" for name in differ)
         raise ValueError(f"{about}: made from another specification of figure {figure}, {spec.profile}: {seen}")
     if about.exists() and _sha256(path) != provenance.get("parquet_sha256"):
         raise ValueError(f"{path}: not the table that {about.name} describes (its SHA-256 differs)")
@@ -102,11 +102,11 @@ def save_archive(result, folder: str | os.PathLike | None = None) -> Path:
         OSError: naming the file that could not be written.
     """
     folder = results_dir() if folder is None else Path(folder)
-    provenance = dict(result.attrs["provenance"])
+    provenance = dict(about_result(result, "provenance"))
     check_committed()
     provenance["git_commit"] = git("rev-parse", "HEAD")
     path = folder / f"{provenance['figure']}-{provenance['profile']}.parquet"
-    small = result.copy()
+    small = (result.frame if isinstance(result, Result) else result).copy()
     doubles = small.select_dtypes("float64").columns.difference(["lr", "weight_decay"])
     small[doubles] = small[doubles].astype("float32")
     small.attrs = {}

@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 
 from ncutils import _files, data, metrics, networks, training
+from ncutils.data import Dataset
+from ncutils.training import TrainingConfig
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # What a stored result depends on, as far as it is there.
@@ -34,7 +36,7 @@ _CODE_HASH = _files.digest(
     *(_files.syntax((PACKAGE / name).read_text(encoding="utf-8")) for name in CODE if (PACKAGE / name).exists())
 )
 
-Own = data.Classification | tuple | Callable
+Own = Dataset | tuple | Callable
 
 
 def code_hash() -> str:
@@ -116,33 +118,34 @@ class Job:
 
     data: DataConfig
     network: NetworkConfig
-    training: training.TrainingConfig
+    training: TrainingConfig
     seeds: tuple[int, ...]
     class_grams: bool = False
     device: str = "cpu"
 
     @property
-    def config(self) -> training.TrainingConfig:
+    def config(self) -> TrainingConfig:
         """The training with its number of steps."""
         return self.training.for_samples(self.data.count)
 
     @property
     def steps(self) -> int:
-        return self.config.steps
+        return self.config.total
 
     @property
     def dtype(self) -> torch.dtype:
         """Of weights, data and arithmetic."""
         return torch.float64 if self.training.precision == "float64" else torch.float32
 
-    def load(self) -> tuple[data.Classification, data.Classification | None]:
+    def load(self) -> tuple[Dataset, Dataset | None]:
         """Training and test set on the job's device, flat for an MLP."""
-        made = (_flat if self.network.kind == "mlp" else _images)(replace(self.data, measured=None), self.dtype)
+        read = _flat if self.network.kind == "mlp" else _images
+        train, test = read(replace(self.data, measured=None), self.dtype)
         if self.device == "cpu":
-            return made
-        return tuple(None if part is None else part.to(self.device) for part in made)
+            return train, test
+        return train.to(self.device), None if test is None else test.to(self.device)
 
-    def build(self, train: data.Classification) -> networks.MLP | networks.ResNet20:
+    def build(self, train: Dataset) -> networks.MLP | networks.ResNet20:
         """The untrained network."""
         kind = networks.MLP if self.network.kind == "mlp" else networks.ResNet20
         return kind(
@@ -197,13 +200,13 @@ def solve(job: Job, key: str, folder: Path | None):
     frame = read(folder, key)
     if frame is not None:
         return frame
-    checkpoint = folder / f"{key}.checkpoint" if folder is not None else None
-    if folder is not None:
-        make(folder)
+    if folder is None:
+        return job.compute()
+    make(folder)
+    checkpoint = folder / f"{key}.checkpoint"
     frame = job.compute(checkpoint)
-    if folder is not None:
-        write(frame, folder / f"{key}.parquet", key=key, seconds=frame.attrs["seconds"])
-        checkpoint.unlink(missing_ok=True)
+    write(frame, folder / f"{key}.parquet", key=key, seconds=frame.attrs["seconds"])
+    checkpoint.unlink(missing_ok=True)
     return frame
 
 
@@ -324,7 +327,7 @@ def _add_class_gram(network, samples, rows) -> None:
             row["class_gram"] = grams[row["layer"] - 1][row["run"]]
 
 
-def _first(samples: data.Classification, count: int) -> data.Classification:
+def _first(samples: Dataset, count: int) -> Dataset:
     if count < samples.num_classes:
         raise ValueError(f"measured must be at least one a class, {samples.num_classes}; got {count}")
     each = count // samples.num_classes
@@ -334,24 +337,25 @@ def _first(samples: data.Classification, count: int) -> data.Classification:
 
 
 @functools.lru_cache(maxsize=1)
-def _flat(config: DataConfig, dtype: torch.dtype):
+def _flat(config: DataConfig, dtype: torch.dtype) -> tuple[Dataset, Dataset | None]:
     train, test = _images(config, dtype)
     flat = train.flat()
     return flat, None if test is None else test.flat(like=flat)
 
 
 @functools.lru_cache(maxsize=1)
-def _images(config: DataConfig, dtype: torch.dtype):
+def _images(config: DataConfig, dtype: torch.dtype) -> tuple[Dataset, Dataset | None]:
     if isinstance(config.source, str):
-        train = data.load(config.source, _per_class(config.source, config.samples), "train", dtype=dtype)
+        train = data.load(config.source, _per_class(config.source, config.count), "train", dtype=dtype)
         count = config.test_samples // 10
         test = data.load(config.source, count, "test", dtype=dtype) if config.test_samples else None
     else:
         made = config.source() if callable(config.source) else config.source
         parts = made if isinstance(made, tuple) else (made, None)
-        if len(parts) != 2 or not all(isinstance(p, data.Classification) for p in parts if p is not None):
+        if len(parts) != 2 or not all(isinstance(p, Dataset) for p in parts[: 1 + (parts[-1] is not None)]):
             raise TypeError(f"data must be a Dataset, a pair of them or a function returning either; got {made!r}")
-        train, test = (None if part is None else part.checked().to(dtype=dtype) for part in parts)
+        train, test = parts[0].checked().to(dtype=dtype), parts[1]
+        test = None if test is None else test.checked().to(dtype=dtype)
     if config.size is not None:
         train, test = train.downsample(config.size), None if test is None else test.downsample(config.size)
     return train, test

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ncutils import training
 from ncutils.experiments.specification import step_sizes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass
@@ -13,17 +17,18 @@ class Result:
     """A tidy frame with what it is: ``label`` for titles, ``provenance`` to know where it came from.
 
     One row of ``frame`` per (network, run, split, step, layer). Where a data frame is expected the result serves as
-    one: indexing, ``len`` and every attribute it has not itself are the frame's.
+    one: indexing, ``len`` and every attribute it has not itself are the frame's. Frames made from it carry both in
+    their ``attrs``, as long as pandas keeps those: :func:`pandas.concat` of different results does not.
     """
 
-    frame: object
+    frame: pd.DataFrame
     label: str
     provenance: dict
 
     def __post_init__(self) -> None:
         self.frame.attrs = {"label": self.label, "provenance": self.provenance}
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "frame":  # copying and pickling ask before there is a frame
             raise AttributeError(name)
         return getattr(self.frame, name)
@@ -64,9 +69,21 @@ class Result:
         return class_grams(self.frame, seed)
 
 
+def about_result(result, name: str):
+    """``label`` or ``provenance`` of a result, or of a frame made from one.
+
+    Raises:
+        ValueError: a frame that carries neither.
+    """
+    attributes = vars(result) if isinstance(result, Result) else result.attrs
+    if name not in attributes:
+        raise ValueError(f"result must be a Result, or a frame that still carries its {name} (pd.concat may drop it)")
+    return attributes[name]
+
+
 def label(result) -> str:
     """Size, seeds and device of a result in one line."""
-    return result.attrs["label"]
+    return about_result(result, "label")
 
 
 def final(frame, split: str = "train"):
@@ -76,7 +93,7 @@ def final(frame, split: str = "train"):
 
 def flow_time(frame):
     """Flow time at each row: the sum of effective step sizes lr / (1 - momentum) up to its step."""
-    stored = frame.attrs["provenance"]["specification"]
+    stored = about_result(frame, "provenance")["specification"]
     known = {name: stored[name] for name in ("momentum", "warmup_steps", "drop_at", "drop_factor") if name in stored}
     if "epochs" in stored and stored["epochs"] is not None:
         known["steps"] = stored["epochs"] * (stored["samples"] // stored["batch_size"])

@@ -32,7 +32,7 @@ def run(
     jobs: int | None = None,
     backend: str = "loky",
     progress: bool = True,
-):
+) -> Result:
     """Compute a figure's measurements; jobs that are on disk already are read from there.
 
     Args:
@@ -45,8 +45,8 @@ def run(
         progress: show a bar over the jobs.
 
     Returns:
-        A pandas ``DataFrame``, one row per (network, run, split, step, layer): ``figure, profile, depth, setup``, what
-        :meth:`ncutils.jobs.Job.compute` measures, and in ``attrs`` the ``label`` for titles and the ``provenance``.
+        A :class:`Result`. One row of its ``frame`` per (network, run, split, step, layer): ``figure, profile, depth,
+        setup`` and what :meth:`Job.compute` measures.
 
     Raises:
         ValueError: unknown figure, profile, device or backend.
@@ -84,7 +84,7 @@ def _solve_all(missing, folder, jobs, backend, device, bar) -> dict:
     """Hand the jobs to joblib; when a worker is killed, take up what is left."""
     import joblib
 
-    found = {}
+    found: dict = {}
     if backend == "loky" and (jobs == 1 or len(missing) == 1):
         backend = "sequential"  # no second process, no second import of torch
     for _ in range(3):
@@ -211,8 +211,8 @@ def _ray(jobs: int, device: str) -> Iterator[Callable]:
     ray, ray_joblib = _import("ray", "ray"), _import("ray.util.joblib", "ray")
     started = not ray.is_initialized()
     if started:
-        options = {} if os.environ.get("RAY_ADDRESS") else dict(num_cpus=jobs, include_dashboard=False)
-        ray.init(log_to_driver=False, **options)
+        local = {} if os.environ.get("RAY_ADDRESS") else dict(num_cpus=jobs, include_dashboard=False)
+        ray.init(log_to_driver=False, **local)
     ray_joblib.register_ray()
     options = dict(ray_remote_args={"num_gpus": 1}) if device == "cuda" else {}
     try:
@@ -244,7 +244,7 @@ def _tidy(spec: Specification, planned: list, frames: list, device: str) -> Resu
 
     seconds, parts = 0.0, []
     numbers: dict[tuple, int] = {}  # of the runs at one depth, in the order of the jobs
-    swept = [name for name, _ in spec.sweep]
+    swept = [name for name, _ in spec.swept]
     for (job, runs), frame in zip(planned, frames, strict=True):
         seconds += frame.attrs.get("seconds", 0.0)
         nonlinear, linear = job.network.num_nonlinear, job.network.num_linear

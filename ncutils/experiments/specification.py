@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 
-from ncutils import training
 from ncutils.experiments.jobs import NETWORKS, DataConfig, Job, NetworkConfig, values
+from ncutils.training import TrainingConfig, learning_rate_factor
 
 PROFILES = ("quick", "cores", "paper")
 PROSE = ("shows", "runs_per_job", "runs_per_cell")  # may change without making another experiment
@@ -48,9 +48,9 @@ class Specification:
     lr: tuple[float, ...]
     weight_decay: tuple[float, ...]
     seeds: int
-    training: training.TrainingConfig
+    training: TrainingConfig
     width: int | tuple[int, ...] = 64
-    sweep: Mapping[str, tuple] | tuple = ()
+    sweep: Mapping[str, tuple] | tuple[tuple[str, tuple], ...] = ()
     weight_decay_over_depth: bool = False
     class_means: bool = False
     profile: str = "own"
@@ -69,7 +69,7 @@ class Specification:
         if not isinstance(self.seeds, int) or self.seeds < 1:
             raise ValueError(f"seeds must be at least 1; got {self.seeds}")
         sweep = tuple((name, tuple(choices)) for name, choices in dict(self.sweep).items())
-        known = _names(training.TrainingConfig) - {"lr", "weight_decay", "steps", "epochs", "batch_size", "precision"}
+        known = _names(TrainingConfig) - {"lr", "weight_decay", "steps", "epochs", "batch_size", "precision"}
         if unknown := [name for name, _ in sweep if name not in known]:
             raise ValueError(f"sweep must name options among {', '.join(sorted(known))}; got {', '.join(unknown)}")
         object.__setattr__(self, "sweep", sweep)
@@ -77,7 +77,7 @@ class Specification:
     def __getattr__(self, name: str):
         """What the parts hold, e.g. ``spec.epochs``, ``spec.samples``."""
         for part in ("data", "training"):
-            if not name.startswith("_") and part in self.__dict__ and name in _names(type(self.__dict__[part])):
+            if not name.startswith("_") and part in self.__dict__ and name in vars(self.__dict__[part]):
                 return getattr(self.__dict__[part], name)
         raise AttributeError(f"a Specification has no {name!r}")
 
@@ -98,6 +98,11 @@ class Specification:
         return identity(self.options())
 
     @property
+    def swept(self) -> tuple[tuple[str, tuple], ...]:
+        """``sweep`` as pairs of an option and its choices."""
+        return tuple(dict(self.sweep).items())
+
+    @property
     def widths(self) -> tuple[int, ...]:
         return tuple(self.width) if isinstance(self.width, (tuple, list)) else (self.width,)
 
@@ -109,7 +114,7 @@ class Specification:
     @property
     def setups(self) -> list[tuple]:
         """Every (lr, weight_decay, then what else is swept), before any division by the depth."""
-        return list(itertools.product(self.lr, self.weight_decay, *(choices for _, choices in self.sweep)))
+        return list(itertools.product(self.lr, self.weight_decay, *(choices for _, choices in self.swept)))
 
     @property
     def runs(self) -> int:
@@ -117,7 +122,7 @@ class Specification:
 
     @property
     def steps(self) -> int:
-        return self.training.for_samples(self.data.count).steps
+        return self.training.for_samples(self.data.count).total
 
     @property
     def flow_time(self) -> float:
@@ -127,7 +132,7 @@ class Specification:
     def setup_name(self, index: int) -> str:
         lr, decay, *others = self.setups[index]
         name = f"lr={lr:g}, wd={decay:g}" + "/depth" * self.weight_decay_over_depth
-        return ", ".join([name, *(f"{option}={value}" for (option, _), value in zip(self.sweep, others, strict=True))])
+        return ", ".join([name, *(f"{option}={value}" for (option, _), value in zip(self.swept, others, strict=True))])
 
     def jobs(self, device: str = "cpu") -> list[Job]:
         """The independent pieces of work: one network, one choice of the other options, and a block of its runs."""
@@ -137,7 +142,7 @@ class Specification:
 
     def planned(self, device: str = "cpu") -> list[tuple[Job, list[int]]]:
         """The jobs, each with its runs' numbers within their network, which count up set-up by set-up."""
-        found = []
+        found: list[tuple[Job, list[int]]] = []
         for nonlinear, linear, width in itertools.product(self.nonlinear, self.linear, self.widths):
             network = NetworkConfig(self.network, nonlinear, linear, width)
             depth = nonlinear + linear if self.weight_decay_over_depth else 1
@@ -145,11 +150,11 @@ class Specification:
             for index, (lr, decay, *others) in enumerate(self.setups):
                 runs = [(seed, lr, decay / depth, index * self.seeds + seed) for seed in range(self.seeds)]
                 groups.setdefault(tuple(others), []).extend(runs)
-            for others, runs in groups.items():
-                options = {name: value for (name, _), value in zip(self.sweep, others, strict=True)}
-                block = self.runs_per_job or (1 if device == "cpu" else len(runs))
-                for start in range(0, len(runs), block):
-                    seeds, lrs, decays, numbers = zip(*runs[start : start + block], strict=True)
+            for choice, members in groups.items():
+                options = {name: value for (name, _), value in zip(self.swept, choice, strict=True)}
+                block = self.runs_per_job or (1 if device == "cpu" else len(members))
+                for start in range(0, len(members), block):
+                    seeds, lrs, decays, numbers = map(tuple, zip(*members[start : start + block], strict=True))
                     how = replace(self.training, lr=lrs, weight_decay=decays, **options)
                     found.append((Job(self.data, network, how, seeds, self.class_means, device), list(numbers)))
         return found
@@ -159,7 +164,7 @@ class Specification:
         kind = "ResNet20" if self.network == "resnet20" else "MLP"
         layers = f"ReLU layers {_listed(self.nonlinear)}, linear layers {_listed(self.linear)}"
         decays = _listed(self.weight_decay) + " / depth" * self.weight_decay_over_depth
-        swept = "".join(f" x {name} {_listed(choices)}" for name, choices in self.sweep)
+        swept = "".join(f" x {name} {_listed(choices)}" for name, choices in self.swept)
         own = f", measured on {self.measured:,} of them" if self.measured else ", measured on all of them"
         test = f" and {self.test_samples:,} test samples" * bool(self.test_samples)
         how = self.training
@@ -206,11 +211,13 @@ def declare(**options) -> Specification:
     """
     own, data, how = _sorted(options)
     own = {"network": "mlp", "seeds": 1} | own
-    return Specification(**own, data=DataConfig(**data), training=training.TrainingConfig(**how))
+    return Specification(**own, data=DataConfig(**data), training=TrainingConfig(**how))
 
 
 def _sorted(options: dict) -> tuple[dict, dict, dict]:
-    own, data, how = {}, {}, {}
+    own: dict = {}
+    data: dict = {}
+    how: dict = {}
     for name, value in options.items():
         if name == "data":
             data |= values(value) if isinstance(value, DataConfig) else {"source": value}
@@ -220,17 +227,17 @@ def _sorted(options: dict) -> tuple[dict, dict, dict]:
             own[name] = value
         elif name in _names(DataConfig):
             data[name] = value
-        elif name in _names(training.TrainingConfig):
+        elif name in _names(TrainingConfig):
             how[name] = value
         else:
-            known = _names(Specification) | _names(DataConfig) | _names(training.TrainingConfig)
+            known = _names(Specification) | _names(DataConfig) | _names(TrainingConfig)
             raise ValueError(f"options must be among {', '.join(sorted(known))}; got {name!r}")
     return own, data, how
 
 
 def identity(stored: dict) -> dict:
     """The identity in stored options; one that was not there yet had what is now its default."""
-    parts = (Specification, DataConfig, training.TrainingConfig)
+    parts = (Specification, DataConfig, TrainingConfig)
     defaults = {f.name: f.default for part in parts for f in fields(part) if f.default is not MISSING}
     defaults |= {"precision": "float32"}
     ignored = {*PROSE, "source"} | ({"lr", "weight_decay"} - set(stored))
@@ -239,16 +246,16 @@ def identity(stored: dict) -> dict:
 
 
 @functools.cache
-def _names(part: type) -> set[str]:
+def _names(part) -> set[str]:
     return {f.name for f in fields(part)}
 
 
 @functools.cache
-def step_sizes(config: training.TrainingConfig):
+def step_sizes(config: TrainingConfig):
     """Sum of the step sizes before each step, in units of lr: an array of steps + 1 numbers."""
     import numpy as np
 
-    factors = [training.learning_rate_factor(config, step) for step in range(config.steps)]
+    factors = [learning_rate_factor(config, step) for step in range(config.total)]
     return np.concatenate([[0.0], np.cumsum(factors)])
 
 
