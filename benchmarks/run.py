@@ -17,7 +17,6 @@ The machine's sgemm rate is that of a large square product, measured in the same
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import platform
@@ -36,7 +35,7 @@ import ncutils
 from ncutils import data as datasets
 from ncutils import training
 from ncutils.networks import MLP, ResNet20
-from ncutils.training import TrainingConfig
+from ncutils.training import TrainingConfig, step_flops
 
 ROOT = Path(__file__).resolve().parents[1]
 LR, DECAY = 1e-3, 1.8e-3
@@ -159,25 +158,6 @@ def race(contestants: dict[str, tuple[Callable[[int], None], int]], rounds: int,
     return best
 
 
-# --- floating-point operations of one step
-
-
-def plain_flops(sizes, batch: int) -> float:
-    """Back-propagation layer by layer: three products a layer, two at the first, whose input has no gradient."""
-    weights = [a * b for a, b in itertools.pairwise(sizes)]
-    return 2 * batch * (3 * sum(weights) - weights[0])
-
-
-def our_flops(sizes, num_nonlinear: int, batch: int) -> float:
-    """The same with the head's products of K rows, as `training._DenseTrainer` takes them."""
-    weights = [a * b for a, b in itertools.pairwise(sizes)]
-    curved, head = weights[:num_nonlinear], weights[num_nonlinear:]
-    classes = sizes[-1]
-    ends = (3 if curved else 2) * 2 * batch * sizes[num_nonlinear] * classes  # output, Delta' H, Delta A_1
-    body = 2 * batch * (3 * sum(curved) - curved[0]) if curved else 0
-    return body + ends + 3 * 2 * classes * sum(head[:-1])
-
-
 # --- sections
 
 
@@ -206,7 +186,8 @@ def step_section(sizes: Sizes, report: Report) -> None:
             sizes.rounds,
         )
         rate = 2 * sizes.square**3 / seconds["sgemm"]
-        shape = make().sizes
+        work = step_flops(make().sizes, nonlinear, batch)
+        plain = step_flops(make().sizes, nonlinear, batch, layer_by_layer=True)
         report.row(
             "step",
             {
@@ -219,9 +200,9 @@ def step_section(sizes: Sizes, report: Report) -> None:
                 "sgemm_gflops": rate / 1e9,
                 # What it computes, against the machine at large products, and the same for its products alone;
                 # and what plain back-propagation would have computed.
-                "percent_of_sgemm": 100 * our_flops(shape, nonlinear, batch) / seconds["ours"] / rate,
-                "percent_products": 100 * our_flops(shape, nonlinear, batch) / seconds["products"] / rate,
-                "percent_plain": 100 * plain_flops(shape, batch) / seconds["ours"] / rate,
+                "percent_of_sgemm": 100 * work / seconds["ours"] / rate,
+                "percent_products": 100 * work / seconds["products"] / rate,
+                "percent_plain": 100 * plain / seconds["ours"] / rate,
             },
         )
     report.note(

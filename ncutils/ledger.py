@@ -161,7 +161,7 @@ def summary(claims: Iterable[Claim]):
         if bad := _exceptions(part):
             found += f" ({', '.join(claim.id for claim in bad)})"
         if (least := nearest(part)) is not None:
-            found += f". Least margin: {least.id}, a factor of {10 ** abs(excess(least)):.3g}"
+            found += f". Least margin: {least.id}, a factor of {10 ** abs(excess(least) or 0.0):.3g}"
         rows.append((name, says, chapter, *cells, f"{found}."))
     return pd.DataFrame(rows, columns=["statement", "says", "chapter", *SOURCES, "found"])
 
@@ -173,17 +173,17 @@ def strip_chart(claims: Iterable[Claim], reach: float = 3.0):
     """
     import matplotlib.pyplot as plt
 
-    claims = [claim for claim in claims if excess(claim) is not None]
-    names = [name for name, *_ in ROWS if any(row_of(claim) == name for claim in claims)]
+    found = [(claim, decades) for claim in claims if (decades := excess(claim)) is not None]
+    names = [name for name, *_ in ROWS if any(row_of(claim) == name for claim, _ in found)]
     figure, axis = plt.subplots(figsize=(6.0, 0.9 + 0.5 * max(1, len(names))))
     shapes = {HOLDS: "o", IN_PART: "D", AS_PREDICTED: "v", FAILS: "X", UNDECIDED: "s", TOY: "*"}
     for verdict in VERDICTS:
         xs, ys = [], []
         for name in names:
-            part = sorted((c for c in claims if row_of(c) == name), key=lambda c: (excess(c), c.id))
-            for place, claim in enumerate(part):
+            part = sorted(((d, c) for c, d in found if row_of(c) == name), key=lambda pair: (pair[0], pair[1].id))
+            for place, (decades, claim) in enumerate(part):
                 if claim.verdict == verdict:
-                    xs.append(min(max(excess(claim), -reach), reach))
+                    xs.append(min(max(decades, -reach), reach))
                     ys.append(names.index(name) + 0.5 * ((place * 3) % 5 / 4 - 0.5))
         if xs:
             axis.scatter(xs, ys, s=36, marker=shapes[verdict], color=COLOURS[verdict], label=verdict, alpha=0.85, lw=0)
@@ -191,7 +191,7 @@ def strip_chart(claims: Iterable[Claim], reach: float = 3.0):
     axis.set(
         yticks=range(len(names)),
         yticklabels=names,
-        xlim=(-reach - 0.15, max(1.2, *(excess(c) + 0.2 for c in claims)) if claims else 1),
+        xlim=(-reach - 0.15, max([1.2, *(decades + 0.2 for _, decades in found)]) if found else 1),
         ylim=(len(names) - 0.4, -0.6),
         xlabel="decades from the threshold (left: holds; right: does not)",
     )

@@ -27,6 +27,7 @@ __all__ = [
     "equiangularity",
     "equinorm",
     "imbalance",
+    "imbalance_matrix",
     "nc1",
     "nc2",
     "nc3",
@@ -544,15 +545,27 @@ def imbalance(weight: Tensor, next_weight: Tensor, kind: str = "op") -> Tensor:
             "next_weight must be (..., p, m) for weight (..., m, n); "
             f"got weight {tuple(weight.shape)}, next_weight {tuple(next_weight.shape)}"
         )
-    inner, outer = next_weight.mT @ next_weight, weight @ weight.mT
-    difference = inner - outer
+    difference = imbalance_matrix(weight, next_weight)
     if kind == "fro":
         return torch.linalg.matrix_norm(difference)
     value = torch.linalg.eigvalsh(difference).abs().amax(-1)
     if kind == "op":
         return value
-    size = torch.maximum(torch.linalg.eigvalsh(inner)[..., -1], torch.linalg.eigvalsh(outer)[..., -1])
+    largest = [torch.linalg.eigvalsh(gram)[..., -1] for gram in (next_weight.mT @ next_weight, weight @ weight.mT)]
+    size = torch.maximum(*largest)
     return torch.where(size > 0, value / size, 0.0)
+
+
+def imbalance_matrix(weight, next_weight):
+    """D_l = W_{l+1}' W_{l+1} - W_l W_l', ``(..., m, m)``, of arrays or tensors ``(..., m, n)`` and ``(..., p, m)``.
+
+    The arguments are not checked.
+
+    Example:
+        >>> imbalance_matrix(torch.eye(2), 2 * torch.eye(2)).diagonal().tolist()
+        [3.0, 3.0]
+    """
+    return next_weight.mT @ next_weight - weight @ weight.mT
 
 
 def balancedness(weight: Tensor, next_weight: Tensor, kind: str = "op") -> Tensor:

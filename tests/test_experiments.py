@@ -373,10 +373,9 @@ def test_cost_counts_runs_steps_and_cells_on_disk(cache):
     before = experiments.cost(TINY)
     assert (before.jobs, before.jobs_on_disk, before.runs, before.run_steps) == (8, 0, 8, 8 * 6)
     assert before.seconds > 0
-    layers = [48, 12, 12, 12, 12, 12, 10], [48, 12, 12, 12, 12, 12, 12, 10]
-    products = [sum(a * b for a, b in itertools.pairwise(n)) for n in layers]
-    first = 48 * 12  # the gradient of the input is not needed
-    assert before.flops == sum(6 * p - 2 * first for p in products) * 50 * 6 * 4
+    relu = 50 * (6 * (48 * 12 + 4 * 12 * 12) - 2 * 48 * 12)  # the gradient of the input is not needed
+    head = 50 * 6 * 12 * 10, 50 * 6 * 12 * 10 + 6 * 10 * 12 * 12  # of one layer and of two: products of K rows
+    assert before.flops == sum(relu + h for h in head) * 6 * 4
     run(TINY.but(linear=(1,)))
     after = experiments.cost(TINY)
     assert after.jobs_on_disk == 4 and "4 on disk" in str(after) and "figure 2-mlp" in str(after)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ncutils import metrics, training
 from ncutils.data import Classification, gaussian
@@ -650,3 +651,29 @@ def test_training_refusals(call, words):
     with pytest.raises(ValueError) as caught:
         call()
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("nonlinear", "linear"), [(5, 4), (8, 1), (0, 3), (1, 1)])
+def test_step_flops_counts_the_products(nonlinear, linear):
+    data, batch = gaussian(6, num_classes=4, dim=20), 12
+    network = MLP(20, 4, num_nonlinear=nonlinear, num_linear=linear, width=16)
+    module = network.sequential()
+    with FlopCounterMode(display=False) as counter:
+        module(data.x[:batch]).square().sum().backward()
+    assert training.step_flops(network.sizes, nonlinear, batch, layer_by_layer=True) == counter.get_total_flops()
+
+    trainer = training._trainer(network, data, training.TrainingConfig(10, batch_size=batch), [0.1], [0.1])
+    done = 0
+
+    def counting(product, first):
+        def counted(*arguments, **options):
+            nonlocal done
+            a, b = arguments[first : first + 2]
+            done += 2 * a.shape[0] * a.shape[1] * b.shape[1]
+            return product(*arguments, **options)
+
+        return counted
+
+    trainer.mm, trainer.accumulate = counting(torch.mm, 0), counting(torch.Tensor.addmm_, 1)
+    trainer.step(0)
+    assert training.step_flops(network.sizes, nonlinear, batch) == done

@@ -12,6 +12,7 @@ from ncutils.experiments import jobs
 from ncutils.experiments.jobs import Job
 from ncutils.experiments.run import checked_device, device_name, resolve
 from ncutils.experiments.specification import Specification
+from ncutils.networks import MLP
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,14 @@ def _job_seconds(job: Job) -> float:
 
 
 def _step_flops(job: Job) -> float:
+    """Of one run; a ResNet20's are counted by PyTorch, in a forward and a backward pass."""
     from torch.utils.flop_counter import FlopCounterMode
 
     one = replace(job, seeds=job.seeds[:1], device="cpu")
     noise = _noise(one, job.training.batch_size or job.data.count)
     network = one.build(noise)
+    if isinstance(network, MLP):
+        return training.step_flops(network.sizes, network.num_nonlinear, len(noise))
     with FlopCounterMode(display=False) as counter:
         network(noise.x).sum().backward()
     return counter.get_total_flops()

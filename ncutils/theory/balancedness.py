@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ncutils.metrics import imbalance_matrix
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.simulate import Objective, Trajectory, as_matrix, imbalances, op_norm
 
@@ -62,8 +63,8 @@ def balancedness_step(
         raise ValueError(f"before must have two layers or more from layer {first + 1} on; got {len(before)} in all")
     rows = []
     for l in range(first, len(before) - 1):
-        old, new = before[l + 1].T @ before[l + 1] - before[l] @ before[l].T, imbalances(after[l : l + 2])[0]
-        gap = new - shrink**2 * old - (moves[l + 1].T @ moves[l + 1] - moves[l] @ moves[l].T)
+        old, new, moved = (imbalance_matrix(w[l], w[l + 1]) for w in (before, after, moves))
+        gap = new - shrink**2 * old - moved
         gap = np.diag(gap) if diagonal else gap
         sizes = [np.linalg.norm(w) for w in (before[l], before[l + 1], moves[l], moves[l + 1])]
         tolerance = IDENTITY * (sizes[0] * sizes[2] + sizes[1] * sizes[3]) + ROUNDING * (sizes[0] ** 2 + sizes[1] ** 2)
@@ -122,7 +123,7 @@ def balancedness_stationary(objective: Objective, weights: Sequence) -> Check:
     rows = []
     for l in range(objective.num_nonlinear, len(weights) - 1):
         w, v, g, h = (op_norm(a) for a in (weights[l], weights[l + 1], gradients[l], gradients[l + 1]))
-        measured = op_norm(weights[l + 1].T @ weights[l + 1] - weights[l] @ weights[l].T)
+        measured = op_norm(imbalance_matrix(weights[l], weights[l + 1]))
         rows.append((measured, (v * h + g * w) / decay if decay else math.inf))
     if not rows:
         raise ValueError(f"weights must have two linear layers or more; got {len(weights) - objective.num_nonlinear}")

@@ -24,6 +24,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ncutils.metrics import imbalance_matrix
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.head import ROUNDING, LinearHead, op_norm
 
@@ -37,7 +38,7 @@ def distance_to_collapse_sides(head: LinearHead, form: str) -> tuple[Tensor, Ten
     """(‖Z_{L−1} − W_L⁺Y‖_F², its bound)."""
     z = head.layers[-2]
     measured = (z - head.one_hot @ head.pseudo_inverse.T).square().sum()
-    gap = head.weights[-1].T @ head.weights[-1] - head.weights[-2] @ head.weights[-2].T
+    gap = imbalance_matrix(head.weights[-2], head.weights[-1])
     if form == "simple":
         return measured, head.eps1**2 / head.sK**2 + op_norm(gap) * head.layers[-3].square().sum()
     outside = torch.eye(z.shape[1]).to(z) - head.row_space

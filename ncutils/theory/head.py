@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ncutils.metrics import imbalance_matrix
 from ncutils.theory.checks import Hypothesis
 
 __all__ = ["LinearHead"]
@@ -176,7 +177,7 @@ class LinearHead:
     def imbalances(self) -> Tensor:
         """‖D_ℓ‖_op, D_ℓ = W_{ℓ+1}ᵀW_{ℓ+1} − W_ℓW_ℓᵀ, for ℓ = L1+1, …, L−1, (L2 − 1,)."""
         pairs = zip(self.weights, self.weights[1:], strict=False)
-        return torch.stack([op_norm(b.T @ b - a @ a.T) for a, b in pairs])
+        return torch.stack([op_norm(imbalance_matrix(a, b)) for a, b in pairs])
 
     @cached_property
     def eps2(self) -> Tensor:

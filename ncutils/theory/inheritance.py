@@ -26,6 +26,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ncutils.metrics import imbalance_matrix
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.head import RANK_THRESHOLD, ROUNDING, op_norm
 
@@ -91,7 +92,7 @@ def inheritance_sides(
     means = _means(features, y)
     measured = (features - means[y]).square().mean(0).sum() / _between(means)
     u, s, vh = torch.linalg.svd(last, full_matrices=False)
-    gap = last.T @ last - before @ before.T - torch.outer(bias, bias)
+    gap = imbalance_matrix(before, last) - torch.outer(bias, bias)
     beyond = s[rank] ** 2 if rank < len(s) else s.new_zeros(())
     if form == "simple":
         scatter = inside.square().sum() / len(z)

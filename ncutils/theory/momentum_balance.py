@@ -34,6 +34,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ncutils.metrics import imbalance_matrix
 from ncutils.theory.checks import Check
 
 __all__ = ["momentum_balance", "noise_floor"]
@@ -42,10 +43,6 @@ __all__ = ["momentum_balance", "noise_floor"]
 IDENTITY = 1e-13
 
 State = tuple[Sequence[Tensor], Sequence[Tensor]]
-
-
-def _imbalance(below: Tensor, above: Tensor) -> Tensor:
-    return above.T @ above - below @ below.T
 
 
 def _cross(below: Tensor, above: Tensor, u_below: Tensor, u_above: Tensor) -> Tensor:
@@ -88,12 +85,12 @@ def momentum_balance(
     worst, allowed = 0.0, 0.0
     for l in range(len(w) - 1):
         pair = slice(l, l + 2)
-        d = _imbalance(*w[pair])
+        d = imbalance_matrix(*w[pair])
         force = momentum * _cross(*w[pair], *v[pair]) + 2 * weight_decay * d  # T
         step = v_next[pair] if not nesterov else [(a - b) / lr for a, b in zip(w[pair], w_next[pair], strict=True)]
         pull = momentum * force + 2 * weight_decay * d if nesterov else force
-        expected = d - lr * pull + lr**2 * _imbalance(*step)
-        gap = float((_imbalance(*w_next[pair]) - expected).norm())
+        expected = d - lr * pull + lr**2 * imbalance_matrix(*step)
+        gap = float((imbalance_matrix(*w_next[pair]) - expected).norm())
         rounding = IDENTITY * float(sum(a.norm() ** 2 for a in w[pair]))
         rounding += IDENTITY * lr * float(sum(a.norm() * b.norm() for a, b in zip(w[pair], step, strict=True)))
         rounding += (

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncutils.metrics import imbalance_matrix
 from ncutils.theory.head import LinearHead
 
 __all__ = [
@@ -250,7 +251,7 @@ def unpack(state: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[np.ndar
 def imbalances(weights: Sequence, num_nonlinear: int = 0) -> list[np.ndarray]:
     """D_ℓ = W_{ℓ+1}ᵀW_{ℓ+1} − W_ℓW_ℓᵀ for every pair of neighbours in the linear part, first to last."""
     linear = [as_matrix(w, "weights") for w in weights][num_nonlinear:]
-    return [b.T @ b - a @ a.T for a, b in itertools.pairwise(linear)]
+    return [imbalance_matrix(a, b) for a, b in itertools.pairwise(linear)]
 
 
 # --- trajectories
