@@ -1,16 +1,48 @@
 """Every numbered statement of Sections 3, 4 and 5 as a function that returns a :class:`Check`, in float64.
 
 The statements are those of Jacot, Súkeník, Wang & Mondelli, arXiv:2410.04887; each stands in the module of its number.
-Where a module and a function share a name (``along``, ``attack``, ``certify``, ``theorem_4_4``), the attribute of this
+Where a module and a function share a name (``along``, ``attack``, ``certify``, ``corollary_5_2``, ``every_layer``,
+``inheritance``, ``theorem_4_4``), the attribute of this
 package is the function; ``from ncutils.theory.certify import ...`` reaches the module.
 """
 
 from ncutils.theory.along import along, evaluate
-from ncutils.theory.attack import Attack, attack, attack_heads, random_head
+from ncutils.theory.attack import Attack, attack, attack_heads, on_logarithms, random_head
 from ncutils.theory.balancedness import balancedness_flow, balancedness_stationary, balancedness_step
+from ncutils.theory.certificates import (
+    certificate_a_priori,
+    certificate_of_last_layer,
+    certificate_of_last_layer_sides,
+    head_certificate,
+    head_certificate_sides,
+)
 from ncutils.theory.certify import Certificate, certify, linear_head
 from ncutils.theory.checks import Check, Hypothesis, Tally, bound_text, tally, to_frame
+from ncutils.theory.corollary_5_2 import (
+    corollary_5_2,
+    corollary_5_2_limit,
+)
+from ncutils.theory.every_layer import (
+    every_layer,
+    every_layer_nc1,
+    every_layer_nc1_sides,
+    every_layer_nc2,
+    every_layer_nc2_sides,
+    every_layer_nc3,
+    every_layer_nc3_sides,
+    unseen_weight,
+    unseen_weight_sides,
+)
+from ncutils.theory.exact import (
+    distance_to_collapse,
+    distance_to_collapse_sides,
+    exact_case,
+)
 from ncutils.theory.head import LinearHead
+from ncutils.theory.inheritance import (
+    inheritance,
+    inheritance_sides,
+)
 from ncutils.theory.simulate import (
     DESCENT_ROUNDING,
     Objective,
@@ -20,6 +52,12 @@ from ncutils.theory.simulate import (
     general_position,
     initialise,
     largest_step,
+)
+from ncutils.theory.stationary import (
+    stationary_identity,
+    stationary_nc2,
+    stationary_nc2_sides,
+    stationary_trace,
 )
 from ncutils.theory.tangent_kernel import (
     linear_ntk_norm,
@@ -76,6 +114,10 @@ from ncutils.theory.theorem_5_2 import (
     theorem_5_2_posteriori_sides,
     waste,
 )
+from ncutils.theory.trivial import (
+    trivial_price,
+    trivial_transition,
+)
 
 __all__ = [
     "DESCENT_ROUNDING",
@@ -97,14 +139,33 @@ __all__ = [
     "balancedness_stationary",
     "balancedness_step",
     "bound_text",
+    "certificate_a_priori",
+    "certificate_of_last_layer",
+    "certificate_of_last_layer_sides",
     "certify",
     "conditioning_sides",
+    "corollary_5_2",
+    "corollary_5_2_limit",
     "descend",
+    "distance_to_collapse",
+    "distance_to_collapse_sides",
     "evaluate",
+    "every_layer",
+    "every_layer_nc1",
+    "every_layer_nc1_sides",
+    "every_layer_nc2",
+    "every_layer_nc2_sides",
+    "every_layer_nc3",
+    "every_layer_nc3_sides",
+    "exact_case",
     "excess",
     "flow",
     "general_position",
+    "head_certificate",
+    "head_certificate_sides",
     "head_norm",
+    "inheritance",
+    "inheritance_sides",
     "initialise",
     "largest_step",
     "layer_conditioning",
@@ -119,6 +180,7 @@ __all__ = [
     "ntk_block_norms",
     "ntk_floor",
     "ntk_norm",
+    "on_logarithms",
     "optimal_scale",
     "proposition_4_5",
     "proposition_5_1",
@@ -131,6 +193,10 @@ __all__ = [
     "schatten",
     "schatten_sides",
     "smallest_scale",
+    "stationary_identity",
+    "stationary_nc2",
+    "stationary_nc2_sides",
+    "stationary_trace",
     "tally",
     "telescoping",
     "telescoping_error",
@@ -151,5 +217,9 @@ __all__ = [
     "theorem_5_2_posteriori",
     "theorem_5_2_posteriori_sides",
     "to_frame",
+    "trivial_price",
+    "trivial_transition",
+    "unseen_weight",
+    "unseen_weight_sides",
     "waste",
 ]

@@ -17,7 +17,7 @@ from torch import Tensor
 from ncutils.theory.checks import RELATIVE_TOLERANCE
 from ncutils.theory.head import LinearHead
 
-__all__ = ["Attack", "attack", "attack_heads", "random_head"]
+__all__ = ["Attack", "attack", "attack_heads", "on_logarithms", "random_head"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +153,22 @@ def attack_heads(
     if name is not None:
         print(f"{name:22s} {worst}")
     return worst
+
+
+def on_logarithms(sides: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The same inequality between logarithms, for numbers that are at least 1, such as condition numbers.
+
+    A quotient of two condition numbers near 1 is near 1 whatever the inequality; that of their logarithms is not.
+
+    >>> on_logarithms(lambda head: (torch.tensor(1.01), torch.tensor(1.02)))(None)[0].item() < 0.01
+    True
+    """
+
+    def logarithms(*instance) -> tuple[Tensor, Tensor]:
+        small, large = sides(*instance)
+        return small.log(), large.log()
+
+    return logarithms
 
 
 def _log_gradient(sides, point: list[Tensor]) -> tuple[float, list[Tensor] | None]:

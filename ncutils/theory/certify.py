@@ -14,8 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ncutils.theory.certificates import certificate_of_last_layer, head_certificate
 from ncutils.theory.checks import Check, Tally, _number, bound_text, tally, to_frame
+from ncutils.theory.every_layer import every_layer_nc1, every_layer_nc2, every_layer_nc3
 from ncutils.theory.head import LinearHead
+from ncutils.theory.inheritance import inheritance
 from ncutils.theory.tangent_kernel import proposition_5_3_floor
 from ncutils.theory.theorem_3_1 import (
     theorem_3_1_conditioning,
@@ -52,11 +55,15 @@ class Certificate:
             paper's for NC1 (up to an inferred factor 2) and reconstructed elsewhere.
         head: the linear head they were evaluated on, for further statements.
         layers: names of the head's layers in the model.
+        further: statements of this project that have one form only: inheritance of NC1 (whatever the loss), the joint
+            certificate of κ(A), the certificate of κ(W_L) and, for three linear layers or more, NC1, NC2 and NC3 at
+            every linear layer before Z_{L−1}.
     """
 
     checks: tuple[Check, ...]
     head: LinearHead
     layers: tuple[str, ...]
+    further: tuple[Check, ...] = ()
 
     def check(self, quantity: str, form: str = "sharp") -> Check:
         """The check of one quantity in one form."""
@@ -77,12 +84,12 @@ class Certificate:
     @property
     def holds(self) -> bool:
         """Whether no check is violated (a check whose hypotheses fail says nothing and does not count)."""
-        return all(c.holds is not False for c in self.checks)
+        return all(c.holds is not False for c in self.checks + self.further)
 
     @property
     def tally(self) -> Tally:
         """How many checks spoke, were silent, were vacuous, were violated."""
-        return tally(self.checks)
+        return tally(self.checks + self.further)
 
     def to_frame(self):
         """One row per quantity and form: statement, quantity, form, measured, bound, sense, hypotheses_met, holds."""
@@ -105,12 +112,17 @@ class Certificate:
             sharp = self.check(quantity)
             cells = "  ".join(f"{f} {_cell(self.check(quantity, f))}" for f in FORMS)
             lines.append(f"  {title}: {bound_text(sharp.measured)} {'≥' if sharp.sense == '>=' else '≤'}  {cells}")
+        lines += [f"  {title}: {measured} {sense} {cell}" for title, measured, sense, cell in self._further()]
         return "\n".join([*lines, f"  {self.tally}", *(f"  – {note}" for note in self._unmet())])
+
+    def _further(self) -> list[tuple[str, str, str, str]]:
+        """Title, measured value, sign and bound of the checks that have one form."""
+        return [(_title(c), bound_text(c.measured), "≥" if c.sense == ">=" else "≤", _cell(c)) for c in self.further]
 
     def _unmet(self) -> list[str]:
         """Why forms are silent, one line a hypothesis, with the forms that it silences."""
         silenced: dict[str, list[str]] = {}
-        for c in self.checks:
+        for c in self.checks + self.further:
             for h in c.hypotheses:
                 if not h.holds:
                     silenced.setdefault(str(h), []).append(f"{c.quantity} {c.form}")
@@ -137,6 +149,11 @@ class Certificate:
                 f"<tr><td {left}>{html.escape(title)}</td><td><code>{quantity}</code></td>"
                 f"<td>{_number(sharp.measured)}</td><td>{sense}</td>{''.join(cells)}</tr>"
             )
+        for title, measured, sense, cell in self._further():
+            rows.append(
+                f"<tr><td {left}>{html.escape(title)}</td><td></td><td>{measured}</td><td>{sense}</td>"
+                f"<td></td><td></td><td>{html.escape(cell)}</td></tr>"
+            )
         heads = "".join(f"<th>{h}</th>" for h in ("", "quantity", "measured", "", *FORMS))
         notes = "".join(f"<li>{html.escape(line)}</li>" for line in self._unmet())
         notes = f"<p {left}>Hypotheses not met, where a form says nothing:</p><ul>{notes}</ul>" if notes else ""
@@ -153,11 +170,21 @@ def _cell(check: Check) -> str:
     return f"{bound_text(check.bound)} {'✗' if check.violated else '(vacuous)' if check.vacuous else '✓'}"
 
 
+def _title(check: Check) -> str:
+    name, _, layer = check.quantity.rpartition("_")
+    if layer.isdigit():
+        return f"{name.upper()} at Z_{{L1+{layer}}}"
+    return {"nc1": "NC1 at Z_{L−1}, inherited", "log_kappa_head": "ln κ of the linear head"}.get(
+        check.quantity, "ln κ of the last layer"
+    )
+
+
 def certify(model, x, y: Tensor | None = None, *, batch_size: int = 2000) -> Certificate:
     """Evaluate the main statements on a network ending in at least two bias-free linear layers.
 
     These are the four parts of Theorem 3.1, Proposition 5.1 and the floors of Proposition 5.3 (arXiv:2410.04887), in
-    all their forms; the sharp bound of κ(W_L) is that of Theorem 3.1 or of Theorem 5.2, whichever is lower here.
+    all their forms; the sharp bound of κ(W_L) is that of Theorem 3.1 or of Theorem 5.2, whichever is lower here. Then
+    ``further`` statements of this project; the first, inheritance, speaks whatever loss the network was trained on.
 
     Args:
         model: any ``nn.Module`` from inputs ``(N, …)`` to outputs ``(N, K)`` that ends in bias-free ``nn.Linear``
@@ -185,7 +212,7 @@ def certify(model, x, y: Tensor | None = None, *, batch_size: int = 2000) -> Cer
     >>> model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), *head)
     >>> certificate = certify(model, torch.randn(12, 4), torch.arange(12) % 3)
     >>> certificate.layers, certificate.holds, str(certificate.tally)
-    (('2', '3'), True, '0 violated of 4 that speak (13 silent, 1 vacuous)')
+    (('2', '3'), True, '0 violated of 6 that speak (13 silent, 2 vacuous)')
     """
     if isinstance(model, (tuple, list)):
         weights, features, names = _from_pair(model, x)
@@ -198,7 +225,10 @@ def certify(model, x, y: Tensor | None = None, *, batch_size: int = 2000) -> Cer
     checks = []
     for statement in STATEMENTS:
         checks += [statement(head, form) for form in FORMS]
-    return Certificate(tuple(checks), head, tuple(names))
+    further = [inheritance(head), head_certificate(head), certificate_of_last_layer(head)]
+    for layer in range(1, head.depth - 1):  # at the last of them Theorem 3.1 itself stands above
+        further += [statement(head, layer) for statement in (every_layer_nc1, every_layer_nc2, every_layer_nc3)]
+    return Certificate(tuple(checks), head, tuple(names), tuple(further))
 
 
 def _kappa_last(head: LinearHead, form: str) -> Check:

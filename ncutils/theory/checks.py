@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ _SIGNS = {"<=": "≤", ">=": "≥", "<": "<", ">": ">", "==": "="}
 # Where a bound on a quantity excludes nothing that matters. A cosine is never below −1; a spread of the samples as
 # large as that of the class means is no collapse; a float64 matrix with κ ≥ 1e12 counts as rank-deficient here.
 VACUOUS_FROM = {"nc1": 1.0, "nc2": 1e12, "kappa_W_L": 1e12, "kappa_head": 1e12}
+VACUOUS_FROM |= {f"log_{name}": math.log(VACUOUS_FROM[name]) for name in ("kappa_W_L", "kappa_head")}
 VACUOUS_BELOW = {"nc3": -1.0}
 
 
@@ -171,9 +173,10 @@ class Check:
         """
         if self.silent or self.sense == "==":
             return False
+        quantity = re.sub(r"_\d+$", "", self.quantity)  # "nc1_2" is NC1 at another layer
         if self.sense == ">=":
-            return self.bound <= VACUOUS_BELOW.get(self.quantity, 0.0)
-        return self.bound >= VACUOUS_FROM.get(self.quantity, math.inf)
+            return self.bound <= VACUOUS_BELOW.get(quantity, 0.0)
+        return self.bound >= VACUOUS_FROM.get(quantity, math.inf)
 
     @property
     def ratio(self) -> float:

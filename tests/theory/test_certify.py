@@ -1,6 +1,7 @@
 """certify: against an independent NumPy computation, on every kind of model, and its errors."""
 
 import copy
+import dataclasses
 import itertools
 import math
 
@@ -533,3 +534,25 @@ def test_classes_of_uneven_size(seed):
     assert certificate.holds, certificate
     assert certificate.tally.spoke > 0 or noise > 0.1
     assert certificate.check("nc1", "paper").silent
+
+
+def test_further_statements_speak_of_a_network_trained_with_cross_entropy():
+    torch.manual_seed(0)
+    y = torch.arange(3).repeat_interleave(10)
+    x = torch.randn(3, 6)[y] + 0.3 * torch.randn(30, 6)
+    linear = [nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False), nn.Linear(8, 3, bias=False)]
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), *linear)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9, weight_decay=2e-3)
+    for _ in range(400):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimiser.step()
+    certificate = certify(model, x, y)
+    assert all(certificate.check("nc1", form).silent for form in ("paper", "simple", "sharp"))
+    inherited = certificate.further[0]
+    assert (inherited.statement, inherited.quantity) == ("Inheritance", "nc1")
+    assert inherited.holds and not inherited.vacuous and inherited.bound < 10 * inherited.measured
+    assert {c.quantity for c in certificate.further} > {"log_kappa_head", "log_kappa_W_L", "nc1_1", "nc2_1", "nc3_1"}
+    assert "NC1 at Z_{L−1}, inherited" in repr(certificate)
+    broken = dataclasses.replace(certificate, further=(dataclasses.replace(inherited, bound=0.0),))
+    assert not broken.holds and broken.tally.violated == 1 and "✗" in repr(broken)

@@ -7,8 +7,8 @@ import torch
 from heads import exact_head, linear_heads
 from hypothesis import given, settings
 
+from ncutils import theory as module
 from ncutils.theory import LinearHead, attack_heads, theorem_3_1_nc1, theorem_3_1_nc2
-from ncutils.theory import every_layer as module
 from ncutils.theory.every_layer import every_layer
 
 

@@ -1,0 +1,82 @@
+"""The trivial solution of a whole network."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from ncutils.theory import optimal_scale
+from ncutils.theory.trivial import trivial_price, trivial_transition
+
+CASE = dict(input_norm=2.0, samples=4, classes=2)
+Y = torch.eye(2, dtype=torch.float64).repeat_interleave(2, 0).T
+
+
+def cost(flat, depth, nonlinear, decay):
+    """C_λ of widths 2 on X = I_4, with its gradient."""
+    theta = torch.from_numpy(flat).requires_grad_()
+    shapes = [(2, 4)] + [(2, 2)] * (nonlinear + depth - 1)
+    z, at = torch.eye(4, dtype=torch.float64), 0
+    for layer, (rows, columns) in enumerate(shapes):
+        z = theta[at : at + rows * columns].reshape(rows, columns) @ z
+        at += rows * columns
+        z = z.relu() if layer < nonlinear else z
+    value = 0.5 * (z - Y).square().sum() + 0.5 * decay * theta.square().sum()
+    return value.item(), torch.autograd.grad(value, theta)[0].numpy()
+
+
+def best(depth, nonlinear=1, decay=0.2, starts=3):
+    reference = np.concatenate([Y.numpy().ravel(), *[np.eye(2).ravel()] * (nonlinear + depth - 1)])
+    generator = np.random.default_rng(0)
+    found = []
+    for start in range(starts):
+        point = reference + 0.1 * start * generator.normal(size=reference.shape)
+        found.append(minimize(cost, point, args=(depth, nonlinear, decay), jac=True, method="L-BFGS-B").fun)
+    return min(found)
+
+
+def test_transition_lies_between_the_proved_depths():
+    below, first = trivial_transition(0.2, 1, reference=4.0, **CASE)
+    assert (below, first) == (7, 15)
+    assert best(below) < 2 - 1e-3
+    assert best(first) >= 2 - 1e-9
+    crossing = [depth for depth in range(below, first + 1) if best(depth) < 2 - 1e-6]
+    assert max(crossing) in range(below, first)
+
+
+@pytest.mark.parametrize("nonlinear", [1, 2])
+def test_no_parameters_beat_zero_where_the_theorem_says_so(nonlinear):
+    first = trivial_transition(0.2, nonlinear, reference=4.0 + 2 * (nonlinear - 1), **CASE)[1]
+    generator = np.random.default_rng(1)
+    size = 8 + 4 * (nonlinear + first - 1)
+    for scale in (0.3, 1.0, 1.5):
+        for _ in range(20):
+            assert cost(scale * generator.normal(size=size), first, nonlinear, 0.2)[0] > 2
+    assert best(first, nonlinear) >= 2 - 1e-9
+
+
+def test_a_smaller_threshold_would_be_wrong():
+    # at L2 = 8 zero is beaten, with a price well below 1: so the theorem's 1 cannot become that price
+    assert best(8) < 2 - 1e-3
+    assert 0.4 < trivial_price(0.2, 8, 1, **CASE) < 1
+
+
+def test_without_nonlinear_part_it_is_the_proposition_on_frozen_features():
+    # X = Y, ‖X‖_op = √n: π = λ(L2 − 1)/n
+    for depth in (2, 50, 101, 160):
+        price = trivial_price(0.01, depth, 0, input_norm=1.0, samples=2, classes=2)
+        assert price == pytest.approx(0.01 * (depth - 1))
+        assert price < 1 or optimal_scale(0.01, depth) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [dict(weight_decay=0.0), dict(num_linear=1), dict(num_nonlinear=-1), dict(samples=5), dict(input_norm=0.0)]
+)
+def test_arguments(wrong):
+    known = dict(weight_decay=0.1, num_linear=3, num_nonlinear=1, **CASE) | wrong
+    with pytest.raises(ValueError, match="must be"):
+        trivial_price(**known)
+
+
+def test_not_proved_is_none():
+    assert trivial_transition(1e-6, 1, reference=4.0, **CASE, deepest=50)[1] is None
