@@ -1,6 +1,11 @@
 """What tools/pages.py does to the written pages."""
 
-from tools import pages
+import json
+
+import numpy as np
+import pytest
+
+from tools import draw_explore, pages
 
 HEAD = """<html><head>
     <script src="../_static/vendor/fontawesome/6.5.2/js/all.min.js?digest=1"></script>
@@ -40,3 +45,25 @@ def test_a_claim_leads_from_the_ledger_to_its_cell_and_back():
     found = pages.linked(chapter, "07_head")
     assert found.count("<tr id='claim-F2-a'><td><a href='09_ledger.html#claim-F2-a'>F2-a</a></td>") == 1
     assert found.endswith("<td>F2-a</td>") and pages.linked(found, "07_head") == found
+
+
+def test_reading_times_count_prose_alone(tmp_path):
+    words = " ".join(["word"] * 460)
+    cells = [
+        {"cell_type": "markdown", "source": [f"# {words}\n$$\nx x x x\n$$\n"]},
+        {"cell_type": "code", "source": [words]},
+    ]
+    (tmp_path / "03_a.ipynb").write_text(json.dumps({"cells": cells}))
+    (tmp_path / "03b_more.md").write_text(f"{words}\n```{{code-cell}} python\n{words}\n```\n")
+    (tmp_path / "index.md").write_text(words)
+    assert len(pages.prose(tmp_path / "03_a.ipynb").split()) == 460
+    assert pages.minutes(tmp_path, "03_a") == pages.minutes(tmp_path, "all") == 4
+    assert pages.minutes(tmp_path, "03b_more") == 4
+    with pytest.raises(ValueError, match="must name a page"):
+        pages.minutes(tmp_path, "07_none")
+
+
+def test_the_still_frame_of_the_interactive_figure_obeys_the_law():
+    times, products, gaps = draw_explore.descend(0.1, 0.001, 3)
+    np.testing.assert_allclose(gaps, np.exp(-0.2 * times), rtol=5e-3)
+    assert products[-1] == pytest.approx(products[-1][0])

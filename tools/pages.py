@@ -4,12 +4,14 @@
 - a script that two extensions add is loaded once, and Font Awesome's 1.5 MB of JavaScript not at all: its style sheet
   draws the same icons;
 - the theme starts in the reader's own light or dark mode;
-- a claim in the ledger leads to the cell that made it, and back.
+- a claim in the ledger leads to the cell that made it, and back;
+- on the first page, `%verdict%` becomes the verdict of all claims in a line, `%minutes NAME%` a page's reading time.
 """
 
 from __future__ import annotations
 
 import html
+import json
 import re
 from pathlib import Path
 
@@ -29,6 +31,50 @@ def describe(doctree) -> str:
         if len(text) > 60 and "$" not in text and "\\" not in text:
             return text if len(text) <= 200 else text[:197].rpartition(" ")[0] + " …"
     return DEFAULT
+
+
+def prose(path: Path) -> str:
+    """The words of a page that are read as text: no code, no formulas, no tables of outputs."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    text = re.sub(
+        r"^---\n.*?^---\n|^```\{(?:code-cell|raw)\}.*?^```$|\$\$.*?\$\$|\$[^$]*\$",
+        " ",
+        text,
+        flags=re.DOTALL | re.MULTILINE,
+    )
+    return re.sub(r"\{[\w:]+\}`[^`]*`|[`*#|:{}\[\]()>-]+", " ", text)
+
+
+def minutes(folder: Path, name: str) -> int:
+    """Minutes to read a chapter's prose (with its further pages, 03b_...), or the whole book, at 230 words a minute."""
+    pages = [
+        path
+        for path in sorted(folder.glob("*"))
+        if path.suffix in (".md", ".ipynb") and path.stem not in ("api", "index")
+    ]
+    if name != "all":
+        number = re.match(r"\d+", name)
+        pages = [
+            path for path in pages if path.stem == name or (number and re.match(rf"{number[0]}[a-z]?_", path.stem))
+        ]
+    if not pages:
+        raise ValueError(f"%minutes {name}%: must name a page of {folder}")
+    return max(1, round(sum(len(prose(path).split()) for path in pages) / 230))
+
+
+def fill_in(app, docname, source) -> None:
+    if docname != "book/index":
+        return
+    from ncutils import ledger
+    from tools.statement_map import book_claims
+
+    folder = Path(app.srcdir) / "book"
+    text = source[0].replace("%verdict%", ledger.in_one_line(book_claims(folder)))
+    source[0] = re.sub(r"%minutes ([\w]+)%", lambda m: f"{minutes(folder, m[1])} min", text)
+    app.env.note_reread()
 
 
 def page_context(app, pagename, templatename, context, doctree) -> None:
@@ -84,6 +130,7 @@ def lighten(app, exception) -> None:
 
 
 def setup(app):
+    app.connect("source-read", fill_in)
     app.connect("html-page-context", page_context, priority=900)  # after the theme and the extensions
     app.connect("build-finished", lighten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,7 +2,7 @@
 
 `{statement-map}` on a page becomes an SVG in four columns: lemmas, definitions and assumptions; theorems; claims; the
 paper's figures. A line from A to B says that B's proof, or B's wording, links to A; that claim B checks statement A;
-that figure B shows what claim A asks. Under the picture the same as a list, for narrow screens and for those who do not see it.
+that figure B shows what claim A asks. Under the picture the same as a list.
 """
 
 from __future__ import annotations
@@ -13,15 +13,29 @@ from pathlib import Path
 
 FOUNDATIONS = ("Definition", "Assumption", "Lemma", "Remark")
 # Which statement a claim checks, by the beginning of its id; the first that fits.
-CHECKS = tuple(
-    pair.split()
-    for pair in """
-    S-nc1 def-nc1, S-nc2 def-nc2, S-nc3 def-nc3, T3.1-nc1-sharp thm-3-1-nc1-sharp, T3.1-nc1 thm-3-1-nc1,
-    L3.1- lem-telescoping, T3.1-cond thm-3-1-conditioning, T3.1-nc2 thm-3-1-nc2, T3.1-nc3 thm-3-1-nc3,
-    L4-PL lem-pyramid, L4- lem-balancedness, P4.5 prop-4-5, T4.4-apriori cor-a-priori, T4.4 thm-4-4,
-    L5-schatten lem-schatten, P5.1 prop-5-1, T5.2-posteriori thm-5-2-posteriori, T5.2-transition prop-trivial,
-    T5.2 thm-5-2-a-priori, P5.3-block lem-ntk-block, P5.3-edge prop-stability, P5.3 prop-5-3
-    """.split(",")
+CHECKS = (
+    ("S-nc1", "def-nc1"),
+    ("S-nc2", "def-nc2"),
+    ("S-nc3", "def-nc3"),
+    ("T3.1-nc1-sharp", "thm-3-1-nc1-sharp"),
+    ("T3.1-nc1", "thm-3-1-nc1"),
+    ("L3.1-", "lem-telescoping"),
+    ("T3.1-cond", "thm-3-1-conditioning"),
+    ("T3.1-nc2", "thm-3-1-nc2"),
+    ("T3.1-nc3", "thm-3-1-nc3"),
+    ("L4-PL", "lem-pyramid"),
+    ("L4-", "lem-balancedness"),
+    ("P4.5", "prop-4-5"),
+    ("T4.4-apriori", "cor-a-priori"),
+    ("T4.4", "thm-4-4"),
+    ("L5-schatten", "lem-schatten"),
+    ("P5.1", "prop-5-1"),
+    ("T5.2-posteriori", "thm-5-2-posteriori"),
+    ("T5.2-transition", "prop-trivial"),
+    ("T5.2", "thm-5-2-a-priori"),
+    ("P5.3-block", "lem-ntk-block"),
+    ("P5.3-edge", "prop-stability"),
+    ("P5.3", "prop-5-3"),
 )
 # What a figure's claim measures, and the statement that it is evidence for.
 MEASURES = (
@@ -82,7 +96,7 @@ def groups(claims) -> dict[str, dict]:
 
 
 def verdict(claims) -> str:
-    """Of the claims nearest to the paper (its own, else the inferred, else ours): theirs, or "in part" if they differ."""
+    """Of the claims nearest to the paper (its own, else the inferred, else ours): theirs, "in part" if they differ."""
     for source in ("paper", "inferred", "ours"):
         if kinds := {claim.verdict for claim in claims if claim.source == source}:
             return kinds.pop() if len(kinds) == 1 else "holds in part"
