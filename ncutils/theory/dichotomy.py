@@ -1,8 +1,8 @@
 """The dichotomy (ours, not the paper's): from one start NC1 stays up without weight decay and goes to 0 with it.
 
 **Theorem.** Let Assumptions 4.1 and 4.2 of arXiv:2410.04887 hold, √α(s) = √α(θ_0)(1 − s/ϱ)^{L−1} the pyramid constant
-at distance s from θ_0, and let p solve ∫_0^p √α(s) ds = √(2C_0(θ_0)). Then gradient flow on C_0, without weight decay,
-moves at most p, for ever, Z_{L−1} moves at most δ = δ_{L−1} in Frobenius norm, where
+at distance s ≤ r_0 from θ_0, and let p ≤ r_0 solve ∫_0^p √α(s) ds = √(2C_0(θ_0)). Then gradient flow on C_0, without
+weight decay, moves at most p, for ever, Z_{L−1} moves at most δ = δ_{L−1} in Frobenius norm, where
 
     δ_0 = 0,   δ_ℓ = (‖W_ℓ⁰‖ + p) δ_{ℓ−1} + p ‖Z_{ℓ−1}⁰‖ ,
 
@@ -50,40 +50,48 @@ def hidden_start(objective: Objective, widths: Sequence[int], scale: float, size
     Raises:
         ValueError: more than 2 nonlinear layers, n_2 ≤ K, or what ``initialise`` raises.
     """
+    weights = [w.numpy().copy() for w in initialise(objective, widths, scale, seed=seed)]
+    hide(objective, weights, size * scale, seed)
+    return [torch.from_numpy(np.ascontiguousarray(w)) for w in weights]
+
+
+def hide(objective: Objective, weights: list[np.ndarray], size: float, seed: int) -> None:
+    """Overwrite W_2 so that Z_2 is random in the kernel of W_{L:3}, ``size`` times as large as Z_1."""
+    width, classes = weights[1].shape[0], objective.num_classes
     if objective.num_nonlinear > 2:
         raise ValueError(f"objective.num_nonlinear must be 1 or 2; got {objective.num_nonlinear}")
-    if widths[1] <= objective.num_classes:
-        raise ValueError(f"widths[1] must exceed K = {objective.num_classes}; got {widths[1]}")
-    weights = [w.numpy().copy() for w in initialise(objective, widths, scale, seed=seed)]
+    if width <= classes:
+        raise ValueError(f"widths[1] must exceed K = {classes}; got {width}")
     first = objective.sigma(objective.x @ weights[0].T)
     product = np.linalg.multi_dot(weights[:1:-1]) if len(weights) > 3 else weights[2]
-    kernel = np.eye(widths[1]) - np.linalg.pinv(product) @ product
-    hidden = np.random.default_rng(seed + 1).standard_normal((len(first), widths[1])) @ kernel
-    hidden *= size * scale * op_norm(first) / op_norm(hidden)
+    kernel = np.eye(width) - np.linalg.pinv(product) @ product
+    hidden = np.random.default_rng(seed + 1).standard_normal((len(first), width)) @ kernel
+    hidden *= size * op_norm(first) / op_norm(hidden)
     before = hidden
     if objective.num_nonlinear == 2:  # Newton for σ(before) = hidden; σ is increasing
         for _ in range(100):
             before = before - (objective.sigma(before) - hidden) / objective.slope(before)
     weights[1] = (np.linalg.pinv(first) @ before).T
-    return [torch.from_numpy(np.ascontiguousarray(w)) for w in weights]
 
 
-def dichotomy_floor(objective: Objective, weights: Sequence) -> tuple[float, tuple[Hypothesis, ...]]:
+def dichotomy_floor(
+    objective: Objective, weights: Sequence, phase: TwoPhase | None = None
+) -> tuple[float, tuple[Hypothesis, ...]]:
     """(what NC1(Z_{L−1}) never falls below without weight decay, the hypotheses), from the start alone (ours).
 
     Args:
         objective: the objective; its weight decay is ignored.
         weights: θ_0.
+        phase: constants of the start; default those of the pyramid. See
+            :func:`~ncutils.theory.any_width.certify_start` for others.
     """
-    phase = TwoPhase.at(objective, weights, weight_decay=0.0)
+    phase = TwoPhase.at(objective, weights, weight_decay=0.0) if phase is None else phase
     arrays = objective.arrays(weights)
-    depth, reach = phase.depth, phase.scale * math.sqrt(phase.depth - 1)
     need = math.sqrt(2 * phase.data_cost)
-    have = reach * phase.root_alpha_0 / depth  # ∫_0^ϱ √α ds
-    hypotheses = (*phase.checks, Hypothesis("√(2C_0) < ∫√α ds", need, have, "<"))
-    if not need < have:
+    hypotheses = (*phase.checks, Hypothesis("√(2C_0) ≤ ∫_0^r0 √α ds", need, phase.budget, "<="))
+    path = phase.travelled(need)
+    if not path < math.inf:
         return 0.0, hypotheses
-    path = reach * (1 - (1 - need / have) ** (1 / depth))
     features = objective.features(arrays)[1]
     drift = 0.0
     for w, entering in zip(arrays[:-1], features, strict=False):
@@ -95,13 +103,14 @@ def dichotomy_floor(objective: Objective, weights: Sequence) -> tuple[float, tup
     return float((max(scatter - drift, 0.0) / root / (between + drift / root)) ** 2), hypotheses
 
 
-def dichotomy(trajectory: Trajectory) -> Check:
+def dichotomy(trajectory: Trajectory, phase: TwoPhase | None = None) -> Check:
     """Without weight decay: the least NC1(Z_{L−1}) along a flow against the a-priori floor of its start (ours).
 
     Args:
         trajectory: from :func:`~ncutils.theory.simulate.flow` with weight decay 0.
+        phase: as in :func:`dichotomy_floor`.
     """
     objective = trajectory.objective
-    floor, hypotheses = dichotomy_floor(objective, trajectory.weights(0))
+    floor, hypotheses = dichotomy_floor(objective, trajectory.weights(0), phase)
     hypotheses += (Hypothesis("λ = 0", objective.weight_decay, 0.0, "<="),)
     return Check("Dichotomy (no decay)", "nc1", "simple", hypotheses, float(np.min(trajectory.nc1)), floor, ">=")

@@ -37,6 +37,7 @@ __all__ = [
     "TwoPhase",
     "assumption_4_1",
     "assumption_4_2",
+    "assumption_4_2_descent",
     "proposition_4_5",
     "pyramid_pl",
     "smallest_scale",
@@ -83,6 +84,20 @@ def assumption_4_2(objective: Objective) -> tuple[Hypothesis, ...]:
     )
 
 
+def assumption_4_2_descent(objective: Objective) -> tuple[Hypothesis, ...]:
+    """What descent with a checked descent inequality needs of Assumption 4.2 (ours).
+
+    Smoothness enters Theorem 4.4 for descent through that inequality only, and γ through α, where its power is L1 − 1:
+    with one nonlinear layer σ(0) = 0, 0 ≤ σ' ≤ 1 and |σ(h)| ≤ |h| are enough, so plain ReLU is allowed.
+    """
+    checks = assumption_4_2(objective)
+    if objective.num_nonlinear > 1:
+        return checks
+    grid = np.linspace(-50, 50, 20001)
+    least = float(objective.slope(grid).min())
+    return checks[0], Hypothesis("4.2 for descent, L1 = 1: least slope", least, 0.0, ">="), checks[3], checks[4]
+
+
 # --- the PL inequality and its shift
 
 
@@ -100,11 +115,16 @@ def pyramid_pl(objective: Objective, weights: Sequence) -> Check:
     return Check("Pyramid PL lemma", "gradient", "simple", hypotheses, measured, bound, ">=")
 
 
+def _least_slope(objective: Objective) -> float:
+    """inf σ'; where there is one nonlinear layer it has no part in α."""
+    return {"smooth": objective.gamma, "relu": 0.0, "identity": 1.0}[objective.activation]
+
+
 def pl_constant(objective: Objective, weights: Sequence) -> float:
     """α(θ) of :func:`pyramid_pl`."""
     weights = objective.arrays(weights)
     root = smallest(objective.features(weights)[1][1]) if len(weights[0]) >= objective.num_samples else 0.0
-    root *= objective.gamma ** (objective.num_nonlinear - 1) if objective.activation == "smooth" else 1.0
+    root *= _least_slope(objective) ** (objective.num_nonlinear - 1)
     for w in weights[2:]:
         root *= smallest(w)
     return root**2
@@ -169,6 +189,7 @@ class TwoPhase:
         gamma, num_nonlinear, num_samples, num_classes: γ, L1, N, K.
         last_width: n_{L−1}.
         checks: Assumptions 4.1 and 4.2, evaluated.
+        descent_checks: the same for descent, see :func:`assumption_4_2_descent`.
         young: κ of Proposition 4.5; ½ is the simple form.
     """
 
@@ -189,6 +210,7 @@ class TwoPhase:
     last_width: int
     checks: tuple[Hypothesis, ...] = field(default=(), repr=False)
     young: float = YOUNG
+    descent_checks: tuple[Hypothesis, ...] = field(default=(), repr=False)
 
     @classmethod
     def at(
@@ -209,11 +231,14 @@ class TwoPhase:
         weights = objective.arrays(weights)
         if len(weights) < 3:
             raise ValueError(f"weights must be at least 3; got {len(weights)} layers")
+        if objective.activation == "relu" and objective.num_nonlinear > 1:
+            raise ValueError("objective.activation must have a slope above 0 where num_nonlinear > 1; got 'relu'")
         samples, classes = objective.num_samples, objective.num_classes
         if target_error is None:
             target_error = math.sqrt((classes - 1) * samples / (4 * classes))
         means = objective.one_hot.T @ objective.x * (classes / samples)
         wide = len(weights[0]) >= samples
+        shape = assumption_4_1([len(w) for w in weights], samples)
         return cls(
             weight_decay=objective.weight_decay if weight_decay is None else weight_decay,
             target_error=target_error,
@@ -230,7 +255,8 @@ class TwoPhase:
             num_samples=samples,
             num_classes=classes,
             last_width=len(weights[-2]),
-            checks=assumption_4_1([len(w) for w in weights], samples) + assumption_4_2(objective),
+            checks=shape + assumption_4_2(objective),
+            descent_checks=shape + assumption_4_2_descent(objective),
         )
 
     # --- the ball
@@ -332,7 +358,8 @@ class TwoPhase:
         The step of the descent statement is certified a priori, from constants alone. A run may take a larger one:
         see :func:`descend`, which checks at each step the one inequality that the smoothness is needed for.
         """
-        tests = [*self.checks, self.assumption_4_3("sharp", dynamics)]
+        reduced = dynamics == "descent" and step_size is None and self.descent_checks
+        tests = [*(self.descent_checks if reduced else self.checks), self.assumption_4_3("sharp", dynamics)]
         tests.append(Hypothesis("λ > 0", self.weight_decay, 0.0, ">"))
         tests.append(
             Hypothesis("λ ≤ min(κα, ε1²/4R²)", self.weight_decay, self.largest_weight_decay * (1 + 1e-12), "<=")
@@ -362,10 +389,15 @@ class TwoPhase:
 
     def path_bound(self, dynamics: str = "flow") -> float:
         """The radius p with ∫_0^p √α(s)ds = c√V_0, c as in Assumption 4.3: no path can be longer while V > 0."""
-        need = self._need(dynamics) * math.sqrt(max(self.excess, 0.0))
+        return self.travelled(self._need(dynamics) * math.sqrt(max(self.excess, 0.0)))
+
+    def travelled(self, need: float) -> float:
+        """The p with ∫_0^p √α(s)ds = ``need``; infinite where that is more than :attr:`budget`, so p > r_0."""
+        if need > self.budget * (1 + 1e-9):
+            return math.inf
         reach = self.scale * math.sqrt(self.depth - 1)
         rest = 1 - need * self.depth / (reach * self.root_alpha_0)
-        return reach * (1 - rest ** (1 / self.depth)) if rest >= 0 else math.inf
+        return reach * (1 - rest ** (1 / self.depth))
 
     # --- phase 2
 

@@ -62,3 +62,17 @@ def test_wrong_arguments():
         case(widths=[8, 2, 2])
     with pytest.raises(ValueError, match="num_nonlinear must be"):
         case(nonlinear=3, widths=[8, 6, 5, 4, 2])
+
+
+def test_path_is_bounded_inside_the_ball_only():
+    """Beyond r_0 one layer may lose rank faster than the even share: the floor must be silent there."""
+    objective, weights = case(scale=1.5)
+    phase = TwoPhase.at(objective, weights)
+    need = math.sqrt(2 * phase.data_cost)
+    whole = phase.scale * math.sqrt(phase.depth - 1) * phase.root_alpha_0 / phase.depth
+    shrink = (0.5 * (phase.budget + whole) / need) ** -1
+    assert phase.budget < whole
+    tight = dataclasses.replace(phase, data_cost=phase.data_cost / shrink**2)
+    assert phase.budget < math.sqrt(2 * tight.data_cost) < whole
+    assert dichotomy_floor(objective, weights, tight)[0] == 0
+    assert phase.travelled(phase.budget) == pytest.approx(phase.r0)

@@ -555,3 +555,21 @@ def test_states_survive_packing():
     weights = network([5, 4, 3])
     for a, b in zip(unpack(pack(weights), [w.shape for w in weights]), weights, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_descent_with_plain_relu():
+    """With one nonlinear layer the descent half needs no slope from below and no smoothness; the flow half does."""
+    x, y = general_position(4, 6), np.arange(4) % 2
+    objective = Objective(x, y, 1, 0.0, activation="relu")
+    weights = initialise(objective, [8, 3, 2], smallest_scale(objective, [8, 3, 2], [("sharp", "descent")]))
+    decay = TwoPhase.at(objective, weights).largest_weight_decay
+    objective = replace(objective, weight_decay=decay)
+    phase = TwoPhase.at(objective, weights)
+    assert all(h.holds for h in phase.hypotheses("descent"))
+    assert not all(h.holds for h in phase.hypotheses("flow"))
+    eta = largest_step(objective, weights, 100)
+    run = descend(objective, weights, eta, max(2 * phase.k1(eta), 2000), record=40)
+    checks = theorem_4_4(phase, run)[:5]
+    assert all(c.holds for c in checks), [str(c) for c in checks]
+    with pytest.raises(ValueError, match="slope above 0"):
+        TwoPhase.at(replace(objective, num_nonlinear=2), [*weights[:2], np.eye(3), weights[2]])
