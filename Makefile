@@ -35,12 +35,13 @@ export PYTHONPATH := $(CURDIR)
 # Read by the shell, not pasted into a command: an address or a branch may hold any character.
 export REPO_URL BRANCH NAME
 
-.PHONY: help venv book html linkcheck notebooks notebook execute check test processors lint lock data paper bench url clean
+.PHONY: help venv book html pdf linkcheck notebooks notebook execute check test processors lint lock data paper bench url clean
 
 help:
 	@echo 'make book        install into .venv, execute every notebook, build the pages, print where they are'
 	@echo 'make test        lint, the test suite, and every committed notebook re-executed and compared (nbval)'
 	@echo 'make html        the pages from the committed outputs, nothing executed (seconds)'
+	@echo 'make pdf         the same as one PDF, proofs unfolded (where a Chromium and poppler-utils are)'
 	@echo 'make notebooks   refresh the committed outputs; one chapter: make notebook NAME=03_gradient_descent'
 	@echo 'make check       say where a chapter and its notebook have come apart'
 	@echo 'make processors  a few chapters as an AVX2 and an SSE processor compute them, compared with the committed'
@@ -55,7 +56,7 @@ help:
 	@echo 'LOCKED=1   the exact versions of requirements*.lock      TORCH=cpu   PyTorch without the CUDA libraries'
 
 # What writes into the tree or the environment waits for another make that does (tools/alone.py).
-BUILDS := venv book html linkcheck notebooks notebook execute
+BUILDS := venv book html pdf linkcheck notebooks notebook execute
 $(BUILDS):
 	@$(PYTHON) tools/alone.py $(MAKE) do-$@
 .PHONY: $(BUILDS:%=do-%)
@@ -103,6 +104,10 @@ do-html: do-venv
 do-linkcheck: do-venv
 	@$(STAGE) _build/committed --committed --repo-url "$$REPO_URL" --branch "$$BRANCH"
 	@$(BOOK) build _build/committed --builder linkcheck --config _build/committed/_config.yml --path-output _build/links
+
+# The whole book on paper, proofs unfolded: needs Chromium and poppler-utils, and says so where they are missing.
+do-pdf: do-html
+	@$(PY) tools/print_book.py _build/html _build/book.pdf
 
 do-notebooks: do-venv
 	@$(MAKE) do-execute INTO=book

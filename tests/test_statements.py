@@ -48,5 +48,5 @@ def test_own_statements_are_lettered_by_chapter_and_pictures_counted_over_its_pa
     statements.number(None, env)
     assert env.toc_fignumbers["book/03_first"]["theorem"] == {"own": ("3.A",), "theirs": ("4.4",)}
     assert env.toc_fignumbers["book/03b_more"] == {"theorem": {"other": ("3.B",)}, "figure": {"fig-b": (3, 2)}}
-    assert env.toc_fignumbers["book/index"]["figure"] == {"fig-c": (1,)}
+    assert env.toc_fignumbers["book/index"]["figure"] == {"fig-c": (0, 1)}
     assert env.statement_names["theirs"]["paper"] and not env.statement_names["own"]["paper"]

@@ -105,6 +105,8 @@ ROW = re.compile(r"(<tr(?: id='(claim-[^']+)')? data-page='(\w+)'><td[^>]*><b[^>
 
 def linked(page: str, name: str, ledger: str = "09_ledger") -> str:
     """Rows of claims with an anchor and a link: in the ledger to the chapter's row, in a chapter to the ledger's."""
+    if number := re.match(r"0*(\d+)_", name):  # the title that is printed
+        page = re.sub(r'(<div id="jb-print-docs-body"[^>]*>\s*<h1>)(?!\d)', rf"\g<1>{number[1]}. ", page)
     if name == ledger:
         page = ROW.sub(
             lambda m: f'{m[1]}<a href="{m[3]}.html{f"#{m[2]}" if m[2] and m[3] != ledger else ""}">{m[4]}</a></b>', page

@@ -120,9 +120,9 @@ def number(app, env) -> None:
                 if label in numbers:
                     numbers[label] = (text,)
             names[label] = {**row, "number": text, "docname": docname, "paper": bool(row["number"])}
-        for ids in figures.get("figure", {}) if chapter else ():
+        for ids in figures.get("figure", {}):  # pages that are no chapter count as chapter 0
             pictures[chapter] = pictures.get(chapter, 0) + 1
-            figures["figure"][ids] = (int(chapter), pictures[chapter])
+            figures["figure"][ids] = (int(chapter or 0), pictures[chapter])
 
 
 def setup(app):
