@@ -641,3 +641,20 @@ def test_under_nohup_a_hangup_is_ignored():
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN != signal.getsignal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_new_option_of_the_training_is_added_to_one_class(monkeypatch):
+    """A field of TrainingConfig can be declared, changed, swept, and is in the keys and what archives store."""
+
+    @dataclass(frozen=True)
+    class Longer(training.TrainingConfig):
+        clip: float = 1.0
+
+    monkeypatch.setattr(sys.modules["ncutils.experiments.specification"], "TrainingConfig", Longer)
+    spec = experiments.declare(figure="mine", data="mnist5k", nonlinear=1, linear=2, lr=0.1, weight_decay=0.0, epochs=1)
+    assert {job.training.clip for job in spec.jobs()} == {1.0}
+    changed = spec.but(clip=2.0)
+    assert {job.training.clip for job in changed.jobs()} == {2.0} and changed.clip == 2.0
+    assert {job.training.clip for job in spec.but(sweep={"clip": (3.0, 4.0)}).jobs()} == {3.0, 4.0}
+    assert changed.options()["clip"] == 2.0 and changed.identity() != spec.identity()
+    assert next(iter(changed.jobs())).key() != next(iter(spec.jobs())).key()

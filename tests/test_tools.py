@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -569,3 +570,29 @@ def test_processors_prints_a_table_and_sees_what_depends_on_the_machine(project,
     assert said.splitlines()[-2].split() == ["01_a", "3", "/", "0", "3", "/", "1"]
     assert said.splitlines()[-1].split() == ["02_b", "2", "/", "0", "2", "/", "0"]
     assert (project / "book" / "01_a.ipynb").read_bytes() == committed
+
+
+def test_a_docstring_of_the_library_makes_no_chapter_stale(tmp_path):
+    """On the book itself: every module reworded, then one of them changed."""
+    shutil.copytree(ROOT / "ncutils", tmp_path / "ncutils", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    (tmp_path / "book").mkdir()
+    chapters = notebook.chapters(ROOT / "book")
+    for name in chapters:
+        shutil.copy(ROOT / "book" / f"{name}.md", tmp_path / "book")
+
+    def now():
+        options = settings(tmp_path)
+        return [
+            notebook.fingerprint(name, notebook.read_chapter(tmp_path / "book" / f"{name}.md"), options)
+            for name in chapters
+        ]
+
+    first = now()
+    modules = sorted((tmp_path / "ncutils").rglob("*.py"))
+    for path in modules:
+        path.write_text(path.read_text().replace('"""', '"""Reworded. ', 1) + "\n# a remark\n")
+    assert now() == first
+    path = tmp_path / "ncutils" / "metrics.py"
+    path.write_text(path.read_text() + "\nCHANGED = True\n")
+    assert all(new != old for new, old in zip(now(), first, strict=True))
