@@ -96,6 +96,11 @@ class Claim:
         numbers: the few numbers it rests on: "value", "threshold", "spread", "seeds" and "distance" (in spreads)
             where it
             was judged against a threshold.
+
+    Example:
+        >>> claim = Claim("X-1", "NC1 falls.", "ours", "02", "1,000 digits", Claim.judge(0.01 < 0.1), {"NC1": 0.01})
+        >>> claim.verdict
+        'holds'
     """
 
     id: str

@@ -64,6 +64,12 @@ class Dataset:
 
     x: (N, C, H, W) images or (N, d) vectors; y: (N,) int64 in 0..num_classes-1;
     kept: (C·H·W,) bool, the pixels that :meth:`flat` kept (None before).
+
+    Example:
+        >>> corners = torch.cartesian_prod(torch.arange(2.0), torch.arange(2.0))
+        >>> square = Dataset(corners, torch.tensor([0, 1, 1, 0]), num_classes=2, name="xor")
+        >>> len(square.checked()), square.one_hot()[1].tolist()
+        (4, [0.0, 1.0])
     """
 
     x: Tensor
@@ -161,6 +167,11 @@ def load(
     root: where the sets are, see :func:`data_root`.
 
     ValueError for an unknown name or split or too large a per_class; FileNotFoundError for a set not fetched.
+
+    Example:
+        >>> digits = load("mnist5k", per_class=5)
+        >>> tuple(digits.x.shape), digits.y.bincount().tolist()
+        ((50, 1, 28, 28), [5, 5, 5, 5, 5, 5, 5, 5, 5, 5])
     """
     if name not in NAMES:
         raise ValueError(f"name must be one of {', '.join(NAMES)}; got {name!r}")
@@ -207,6 +218,11 @@ def gaussian(
     The class means are random unit vectors; the coordinates of the noise are independent, of variance 1/dim
     (its norm is about 1); scale makes the mean square coordinate 1, like normalised pixels. separation 3 (the
     default) is linearly separable; at 0.3 the classes overlap. train and test share the means, not the noise.
+
+    Example:
+        >>> blobs = gaussian(per_class=20, num_classes=3, dim=8)
+        >>> tuple(blobs.x.shape), blobs.num_classes
+        ((60, 8), 3)
     """
     for argument, value, least in (
         ("per_class", per_class, 1),
@@ -236,7 +252,12 @@ def gaussian(
 
 
 def data_root(root: str | os.PathLike | None = None) -> Path:
-    """Where data sets are: ``root``, else $NCUTILS_DATA, else data/ in the checkout, else ~/.cache/ncutils"""
+    """Where data sets are: ``root``, else $NCUTILS_DATA, else data/ in the checkout, else ~/.cache/ncutils
+
+    Example:
+        >>> data_root("elsewhere").name
+        'elsewhere'
+    """
     if root is not None:
         return Path(root).expanduser()
     return _files.data_dir()

@@ -19,24 +19,46 @@ __all__ = ["MLP", "Layers", "ResNet20", "Smooth", "smooth", "smooth_derivative"]
 
 
 class Layers(NamedTuple):
-    """Features of the dense layers l = 1..L, each ``(R, N, n_l)``; ``post[-1]`` is the network's output."""
+    """Features of the dense layers l = 1..L, each ``(R, N, n_l)``; ``post[-1]`` is the network's output.
+
+    Example:
+        >>> network = MLP(4, 2, num_nonlinear=1, num_linear=2, width=3)
+        >>> layers = network.layers(torch.ones(5, 4))
+        >>> [tuple(z.shape) for z in layers.pre], bool((layers.post[0] == layers.pre[0].relu()).all())
+        ([(1, 5, 3), (1, 5, 3), (1, 5, 2)], True)
+    """
 
     pre: list[Tensor]
     post: list[Tensor]
 
 
 def smooth(x: Tensor, gamma: float) -> Tensor:
-    """An activation that meets Assumption 4.2: slope between ``gamma`` and 1, Lipschitz slope, 0 at 0."""
+    """An activation that meets Assumption 4.2: slope between ``gamma`` and 1, Lipschitz slope, 0 at 0.
+
+    Example:
+        >>> smooth(torch.tensor([-100.0, 0.0, 100.0], dtype=torch.float64), 0.5)
+        tensor([-50.2488,   0.0000,  99.7512], dtype=torch.float64)
+    """
     return gamma * x + (1 - gamma) * (x + (x.square() + 1).sqrt() - 1) / 2
 
 
 def smooth_derivative(x: Tensor, gamma: float) -> Tensor:
-    """Derivative of :func:`smooth`."""
+    """Derivative of :func:`smooth`.
+
+    Example:
+        >>> smooth_derivative(torch.tensor([-100.0, 0.0, 100.0]), 0.5).round(decimals=3).tolist()
+        [0.5, 0.75, 1.0]
+    """
     return gamma + (1 - gamma) * (1 + x / (x.square() + 1).sqrt()) / 2
 
 
 class Smooth(nn.Module):
-    """:func:`smooth` as a module, for networks handed out by ``sequential``."""
+    """:func:`smooth` as a module, for networks handed out by ``sequential``.
+
+    Example:
+        >>> Smooth(0.5)(torch.tensor([-100.0, 0.0, 100.0])).tolist()
+        [-50.248748779296875, 0.0, 99.75125122070312]
+    """
 
     def __init__(self, gamma: float):
         super().__init__()
@@ -162,6 +184,20 @@ class MLP(_DenseStack):
 
     Raises:
         ValueError: for layer counts, widths or activation names that make no network.
+
+    Example:
+        >>> network = MLP(20, 3, num_nonlinear=2, num_linear=2, width=8, seeds=(0, 1))
+        >>> network(torch.zeros(5, 20)).shape, [tuple(w.shape) for w in network.weights]
+        (torch.Size([2, 5, 3]), [(2, 8, 20), (2, 8, 8), (2, 8, 8), (2, 3, 8)])
+        >>> network.sequential(1)
+        Sequential(
+          (0): Linear(in_features=20, out_features=8, bias=False)
+          (1): ReLU()
+          (2): Linear(in_features=8, out_features=8, bias=False)
+          (3): ReLU()
+          (4): Linear(in_features=8, out_features=8, bias=False)
+          (5): Linear(in_features=8, out_features=3, bias=False)
+        )
     """
 
     def __init__(
@@ -243,6 +279,11 @@ class ResNet20(_DenseStack):
         seeds: one seed a run.
         dtype: of all weights.
         device: of all weights.
+
+    Example:
+        >>> network = ResNet20(3, 10, num_linear=2, width=32)
+        >>> network(torch.zeros(4, 3, 16, 16)).shape, [tuple(w.shape) for w in network.weights]
+        (torch.Size([1, 4, 10]), [(1, 32, 64), (1, 10, 32)])
     """
 
     def __init__(

@@ -15,7 +15,11 @@ PAGE = 9.0  # inches, the width of a page
 
 
 def style() -> None:
-    """Seaborn's theme with a colour-blind palette, letters legible at page width; in a notebook, pictures as SVG."""
+    """Seaborn's theme with a colour-blind palette, letters legible at page width; in a notebook, pictures as SVG.
+
+    Example:
+        >>> style()
+    """
     import seaborn as sns
 
     sns.set_theme(
@@ -43,7 +47,14 @@ def style() -> None:
 
 
 def figure1(frame, title: str = ""):
-    """NC1, NC2, balancedness and negativity of the last 7 layers over training (Figure 1; also Figure 4)."""
+    """NC1, NC2, balancedness and negativity of the last 7 layers over training (Figure 1; also Figure 4).
+
+    Example:
+        >>> from ncutils.experiments import load_archive
+        >>> figure = figure1(load_archive("1", "cores").frame, "archived")
+        >>> [axis.get_title() for axis in figure.axes]
+        ['NC1', 'NC2', 'balancedness', 'negativity (ReLU layers)']
+    """
     return over_training(frame, title)
 
 
@@ -98,6 +109,13 @@ def class_means(grams: dict, layers: tuple[int, ...], relu_layers: int, title: s
         layers: which layers; a ReLU layer is shown before its activation.
         relu_layers: L1, the number of ReLU layers, to name them.
         title: what is shown.
+
+    Example:
+        >>> from ncutils.experiments import load_archive
+        >>> grams = load_archive("1", "cores").class_grams()
+        >>> figure = class_means(grams, layers=(6, 9), relu_layers=6)
+        >>> [axis.get_title() for axis in figure.axes if axis.images]
+        ['Z6 before its ReLU', 'Z9']
     """
     import matplotlib.pyplot as plt
 
@@ -122,6 +140,12 @@ def figure2(ends, title: str = "", other=None, names: tuple[str, str] = ("this r
         title: size, seeds and device.
         other: a second result to draw beside the first.
         names: what to call the two.
+
+    Example:
+        >>> from ncutils.experiments import load_archive
+        >>> figure = figure2(load_archive("2-mlp", "cores").head_ends(), "archived")
+        >>> len(figure.axes)
+        5
     """
     panels = (
         ("nc1_last", "NC1, last layer\n$Z_{L-1}$", "within / between variance", True),
@@ -142,6 +166,12 @@ def figure3(table, title: str = "", other=None, names: tuple[str, str] = ("this 
     Args:
         table: of :func:`ncutils.experiments.nonlinear_head`.
         title, other, names: as in :func:`figure2`.
+
+    Example:
+        >>> from ncutils.experiments import load_archive
+        >>> figure = figure3(load_archive("3", "cores").nonlinear_head(), "archived")
+        >>> len(figure.axes)
+        4
     """
     panels = (
         ("balancedness_min", "minimum balancedness", "relative imbalance", False),

@@ -67,6 +67,12 @@ class TrainingConfig:
             ``"bfloat16"`` is float32 with the convolutions of a ResNet20 under autocast, meant for GPUs; CPUs without
             bfloat16 units lose by it. :mod:`ncutils.experiments` builds networks and data of this precision.
         epochs: number of passes over the data, in the place of ``steps``.
+
+    Example:
+        >>> TrainingConfig(epochs=3, batch_size=20).for_samples(100).steps
+        15
+        >>> TrainingConfig(steps=10, lr=(0.1, 0.2)).per_run("lr", 2)
+        (0.1, 0.2)
     """
 
     steps: int | None = None
@@ -133,7 +139,17 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Divergence:
-    """A run that left the finite numbers: which, when, and the loss last seen."""
+    """A run that left the finite numbers: which, when, and the loss last seen.
+
+    Example:
+        >>> from ncutils.data import gaussian
+        >>> network = MLP(64, 3, num_nonlinear=1, num_linear=2, width=8)
+        >>> config = TrainingConfig(steps=100, lr=1e3, batch_size=20)
+        >>> result = train(network, gaussian(20, num_classes=3), config, progress=False)
+        run 0 (seed 0) diverged at step 1: loss ...
+        >>> [failed.run for failed in result.diverged]
+        [0]
+    """
 
     run: int
     step: int
@@ -142,7 +158,16 @@ class Divergence:
 
 @dataclass
 class TrainingResult:
-    """What :func:`train` returns; ``rows`` are the measurements, one dict per (run, layer, step)."""
+    """What :func:`train` returns; ``rows`` are the measurements, one dict per (run, layer, step).
+
+    Example:
+        >>> from ncutils.data import gaussian
+        >>> network = MLP(64, 3, num_nonlinear=1, num_linear=2, width=8, seeds=(0, 1))
+        >>> config = TrainingConfig(steps=20, batch_size=20, measurements=2)
+        >>> result = train(network, gaussian(20, num_classes=3), config, progress=False)
+        >>> sorted(result.frame["step"].unique().tolist()), result.frame["run"].nunique(), result.diverged
+        ([0, 1, 16, 20], 2, [])
+    """
 
     network: MLP | ResNet20
     rows: list[dict]
@@ -158,13 +183,24 @@ class TrainingResult:
 
 
 def learning_rate_factor(config: TrainingConfig, step: int) -> float:
-    """Factor on the step size at ``step``: linear warm-up, then 1, then the drop."""
+    """Factor on the step size at ``step``: linear warm-up, then 1, then the drop.
+
+    Example:
+        >>> config = TrainingConfig(steps=100, warmup_steps=4, drop_at=0.8, drop_factor=0.1)
+        >>> [learning_rate_factor(config, step) for step in (0, 1, 3, 79, 80)]
+        [0.25, 0.5, 1.0, 1.0, 0.1]
+    """
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     return warmup * (config.drop_factor if step >= config.drop_at * config.total else 1.0)
 
 
 def measurement_steps(config: TrainingConfig) -> list[int]:
-    """Steps at which to measure: 0, geometrically spaced ones, the last, and the moment of the drop."""
+    """Steps at which to measure: 0, geometrically spaced ones, the last, and the moment of the drop.
+
+    Example:
+        >>> measurement_steps(TrainingConfig(steps=1000, measurements=5))
+        [0, 1, 10, 100, 800, 1000]
+    """
     last, count = config.total, config.measurements
     if count < 1 or last == 0:
         return [last]
@@ -204,6 +240,13 @@ def measure_layers(network: MLP | ResNet20, data, step: int) -> list[dict]:
         One dict per (run, layer): ``run, step, layer, part, nc1, nc2, condition``, where defined ``negativity`` (ReLU
         layers), ``balancedness, balancedness_relative`` (the imbalance of two layers), ``nc3, nc4`` (layer L-1);
         and repeated on each row the run's ``loss`` (data term, per sample), ``error`` (||f(X) - Y||_F), ``accuracy``.
+
+    Example:
+        >>> from ncutils.data import gaussian
+        >>> network = MLP(64, 3, num_nonlinear=1, num_linear=2, width=8)
+        >>> rows = measure_layers(network, gaussian(20, num_classes=3), step=0)
+        >>> [(row["layer"], row["part"]) for row in rows]
+        [(1, 'nonlinear'), (2, 'linear'), (3, 'linear')]
     """
     was_training = network.training
     network.eval()

@@ -658,3 +658,13 @@ def test_a_new_option_of_the_training_is_added_to_one_class(monkeypatch):
     assert {job.training.clip for job in spec.but(sweep={"clip": (3.0, 4.0)}).jobs()} == {3.0, 4.0}
     assert changed.options()["clip"] == 2.0 and changed.identity() != spec.identity()
     assert next(iter(changed.jobs())).key() != next(iter(spec.jobs())).key()
+
+
+@pytest.mark.parametrize("batch_size", [20, None])
+def test_flow_time_of_data_of_ones_own(batch_size):
+    spec = experiments.declare(
+        figure="blobs", data=data.gaussian(20, num_classes=3), nonlinear=1, linear=2, width=8, lr=0.02,
+        weight_decay=0.001, epochs=3, batch_size=batch_size, warmup_steps=2, measurements=1,
+    )  # fmt: skip
+    result = run(spec)
+    assert result.flow_time().max() == pytest.approx(spec.flow_time)

@@ -15,12 +15,22 @@ from ncutils.experiments.specification import PROFILES, identity
 
 
 def results_dir() -> Path:
-    """results/ of the checkout."""
+    """results/ of the checkout.
+
+    Example:
+        >>> results_dir().name
+        'results'
+    """
     return _files.results_dir()
 
 
 def archived(folder: str | os.PathLike | None = None) -> list[tuple[str, str]]:
-    """The (figure, profile) pairs that have an archived result."""
+    """The (figure, profile) pairs that have an archived result.
+
+    Example:
+        >>> ("1", "cores") in archived()
+        True
+    """
     folder = results_dir() if folder is None else Path(folder)
     names = [path.stem.rpartition("-") for path in sorted(folder.glob("*.parquet"))]
     return [(figure, profile) for figure, _, profile in names]
@@ -37,6 +47,11 @@ def load_archive(figure: str, profile: str | None = None, folder: str | os.PathL
     Raises:
         FileNotFoundError: none there; the message holds the command that makes it.
         ValueError: the provenance, the table and today's specification do not belong together.
+
+    Example:
+        >>> one = load_archive("1", "cores")
+        >>> one.label, one.provenance["seeds"]
+        ('what two cores can: 60,000 digits of 28x28, 5 seeds, 20 epochs, float32, CPU', [0, 1, 2, 3, 4])
     """
     import pandas as pd
 

@@ -43,6 +43,12 @@ def cost(figure: str | Specification, profile: str | None = None, device: str | 
     Raises:
         ValueError: as :func:`run`.
         FileNotFoundError: the data set has not been fetched.
+
+    Example:
+        >>> from ncutils.experiments import specification
+        >>> estimate = cost(specification("1").but(seeds=1, samples=200))
+        >>> estimate.runs, estimate.jobs, estimate.run_steps
+        (1, 1, 1000)
     """
     spec = resolve(figure, profile)
     device = checked_device(device)
@@ -112,7 +118,12 @@ def _step_flops(job: Job) -> float:
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that fits it, e.g. ``"1.6 h"``."""
+    """A time in the unit that fits it, e.g. ``"1.6 h"``.
+
+    Example:
+        >>> duration(59.7), duration(5760), duration(172800)
+        ('60 s', '1.6 h', '2.0 days')
+    """
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -125,6 +125,10 @@ def specification(figure: str, profile: str = "quick") -> Specification:
 
     Raises:
         ValueError: no such figure or profile.
+
+    Example:
+        >>> specification("1").nonlinear, specification("2-mlp", "paper").runs
+        ((6,), 300)
     """
     if figure not in FIGURES:
         raise ValueError(f"figure must be one of {', '.join(FIGURES)}; got {figure!r}")

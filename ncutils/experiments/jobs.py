@@ -55,6 +55,10 @@ class DataConfig:
         test_samples: test samples of a named set, balanced; 0 to measure on the training samples alone.
         measured: training samples to measure on, the first of each class; None for all.
         size: side that images are averaged down to; None leaves them as they are.
+
+    Example:
+        >>> DataConfig("mnist5k", samples=500).count, DataConfig("mnist5k").count
+        (500, 4000)
     """
 
     source: str | Own
@@ -91,7 +95,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Kind (``"mlp"`` or ``"resnet20"``), dense ReLU layers, linear layers behind them, width of the hidden ones."""
+    """Kind (``"mlp"`` or ``"resnet20"``), dense ReLU layers, linear layers behind them, width of the hidden ones.
+
+    Example:
+        >>> NetworkConfig("mlp", num_nonlinear=5, num_linear=4).width
+        64
+    """
 
     kind: str
     num_nonlinear: int
@@ -114,6 +123,12 @@ class Job:
         seeds: one a run.
         class_grams: keep the inner products of the class means of every layer at the last step.
         device: ``"cpu"`` or ``"cuda"``.
+
+    Example:
+        >>> from ncutils.experiments import specification
+        >>> job = specification("1").jobs()[0]
+        >>> job.network.num_linear, job.seeds, job.steps, len(job.key())
+        (3, (0,), 5000, 16)
     """
 
     data: DataConfig

@@ -19,6 +19,14 @@ class Result:
     One row of ``frame`` per (network, run, split, step, layer). Where a data frame is expected the result serves as
     one: indexing, ``len`` and every attribute it has not itself are the frame's. Frames made from it carry both in
     their ``attrs``, as long as pandas keeps those: :func:`pandas.concat` of different results does not.
+
+    Example:
+        >>> from ncutils.experiments import load_archive
+        >>> one = load_archive("1", "cores")
+        >>> one.label
+        'what two cores can: 60,000 digits of 28x28, 5 seeds, 20 epochs, float32, CPU'
+        >>> one.provenance["seeds"], len(one) == len(one.frame)
+        ([0, 1, 2, 3, 4], True)
     """
 
     frame: pd.DataFrame
@@ -82,21 +90,40 @@ def about_result(result, name: str):
 
 
 def label(result) -> str:
-    """Size, seeds and device of a result in one line."""
+    """Size, seeds and device of a result in one line.
+
+    Example:
+        >>> from ncutils.experiments import load_archive
+        >>> label(load_archive("1", "cores"))
+        'what two cores can: 60,000 digits of 28x28, 5 seeds, 20 epochs, float32, CPU'
+    """
     return about_result(result, "label")
 
 
 def final(frame, split: str = "train"):
-    """The rows at the end of training, of the runs that did not diverge."""
+    """The rows at the end of training, of the runs that did not diverge.
+
+    Example:
+        >>> from ncutils.experiments import load_archive
+        >>> final(load_archive("1", "cores").frame)["step"].unique().tolist()
+        [9360]
+    """
     return frame[(frame["step"] == frame["step"].max()) & ~frame["diverged"] & (frame["split"] == split)]
 
 
 def flow_time(frame):
-    """Flow time at each row: the sum of effective step sizes lr / (1 - momentum) up to its step."""
-    stored = about_result(frame, "provenance")["specification"]
+    """Flow time at each row: the sum of effective step sizes lr / (1 - momentum) up to its step.
+
+    Example:
+        >>> from ncutils.experiments import load_archive, specification
+        >>> bool(flow_time(load_archive("1", "cores")).max() == specification("1", "cores").flow_time)
+        True
+    """
+    about = about_result(frame, "provenance")
+    stored, samples = about["specification"], about["samples"]
     known = {name: stored[name] for name in ("momentum", "warmup_steps", "drop_at", "drop_factor") if name in stored}
     if "epochs" in stored and stored["epochs"] is not None:
-        known["steps"] = stored["epochs"] * (stored["samples"] // stored["batch_size"])
+        known["steps"] = stored["epochs"] * (samples // (stored["batch_size"] or samples))
     config = training.TrainingConfig(**({"steps": stored.get("steps")} | known))
     momentum = frame["momentum"] if "momentum" in frame.columns else config.momentum
     return frame["lr"] * step_sizes(config)[frame["step"]] / (1 - momentum)
@@ -108,6 +135,11 @@ def head_ends(frame, split: str = "train"):
     The *last* layer is read as Z_{L-1}, what W_L reads, and the *first* as Z_{L1}, what the head reads: with one linear
     layer they are the same. (Z_L itself is the network's output, nearly the one-hot labels whatever the head does; its
     NC1 is given as ``nc1_output``.)
+
+    Example:
+        >>> from ncutils.experiments import load_archive
+        >>> head_ends(load_archive("2-mlp", "cores").frame).groupby("depth")["run"].count().to_dict()
+        {1: 6, 2: 6, 3: 6, 4: 6, 5: 6, 6: 6}
     """
     end = final(frame, split)
     runs = ["depth", "setup", "run", "seed", "lr", "weight_decay", "accuracy", "error"]
@@ -129,6 +161,11 @@ def nonlinear_head(frame, split: str = "train"):
 
     The head of an MLP is everything behind its first two layers: layers 3..L1 for negativity, their pairs (l, l+1) for
     balancedness, in both forms.
+
+    Example:
+        >>> from ncutils.experiments import load_archive
+        >>> nonlinear_head(load_archive("3", "cores").frame).groupby("depth")["run"].count().to_dict()
+        {4: 6, 6: 6, 8: 6, 10: 6, 12: 6}
     """
     end = final(frame, split)
     inner = end[(end["layer"] >= 3) & (end["layer"] <= end["num_nonlinear"])]
@@ -151,6 +188,12 @@ def class_grams(frame, seed: int = 0) -> dict[int, object]:
 
     Raises:
         ValueError: the figure keeps none (those over training do), or has no such seed.
+
+    Example:
+        >>> from ncutils.experiments import load_archive
+        >>> grams = class_grams(load_archive("1", "cores").frame)
+        >>> sorted(grams), grams[9].shape
+        ([1, 2, 3, 4, 5, 6, 7, 8, 9], (10, 10))
     """
     import numpy as np
 

@@ -54,6 +54,16 @@ def run(
         OSError: a finished job could not be written; the message names the file. Jobs finished before are kept, and
             the next call goes on from them.
         RuntimeError: workers died again and again. What was finished is kept.
+
+    Example:
+        >>> from ncutils import data, experiments
+        >>> mine = experiments.declare(
+        ...     figure="blobs", data=data.gaussian(20, num_classes=3), nonlinear=2, linear=(1, 2), lr=0.02,
+        ...     weight_decay=0.001, width=8, seeds=2, epochs=2, batch_size=20, measurements=1,
+        ... )
+        >>> result = experiments.run(mine, backend="sequential", progress=False)
+        >>> result.provenance["runs"], sorted(result["depth"].unique().tolist())
+        (4, [1, 2])
     """
     spec = resolve(figure, profile)
     device = checked_device(device)
@@ -72,7 +82,13 @@ def run(
 def progress(
     figure: str | Specification, profile: str | None = None, device: str | None = None
 ) -> tuple[int, int, int]:
-    """How many jobs of a run are done, how many begun (a checkpoint lies on disk), how many there are."""
+    """How many jobs of a run are done, how many begun (a checkpoint lies on disk), how many there are.
+
+    Example:
+        >>> done, begun, jobs = progress("1")
+        >>> jobs
+        3
+    """
     planned, folder = resolve(figure, profile).jobs(checked_device(device)), _files.cache_dir()
     keys = [job.key() for job in planned]
     done = [folder is not None and (folder / f"{key}.parquet").exists() for key in keys]

@@ -38,6 +38,12 @@ class Specification:
         shows: what the figure shows.
         runs_per_job: runs that train as one job; None for all runs of a network on a GPU, which stacks them, and one
             on a CPU, which gains nothing by it and has neighbours to share with.
+
+    Example:
+        >>> from ncutils.experiments import specification
+        >>> two = specification("2-mlp")
+        >>> two.runs, two.setups, two.but(seeds=5).runs
+        (36, [(0.05, 0.001), (0.05, 0.004)], 60)
     """
 
     figure: str
@@ -208,6 +214,15 @@ def declare(**options) -> Specification:
 
     Raises:
         ValueError: an option that none of the three has, or a value that makes no experiment.
+
+    Example:
+        >>> from ncutils import data, experiments
+        >>> mine = experiments.declare(
+        ...     figure="blobs", data=data.gaussian(20, num_classes=3), nonlinear=2, linear=(1, 2), lr=0.02,
+        ...     weight_decay=0.001, width=8, seeds=2, epochs=2, batch_size=20, measurements=1,
+        ... )
+        >>> mine.lr, mine.training.epochs, mine.data.count
+        ((0.02,), 2, 60)
     """
     own, data, how = _sorted(options)
     own = {"network": "mlp", "seeds": 1} | own
