@@ -86,11 +86,13 @@ def trivial_transition(
     >>> trivial_transition(0.2, 1, reference=4.0, input_norm=2.0, samples=4, classes=2)
     (7, 15)
     """
-    known = {"input_norm": input_norm, "samples": samples, "classes": classes}
     below = math.ceil((samples / weight_decay - reference) / classes) - 1
     first = None
     for depth in range(deepest, 1, -1):
-        if trivial_price(weight_decay, depth, num_nonlinear, **known) < 1:
+        price = trivial_price(
+            weight_decay, depth, num_nonlinear, input_norm=input_norm, samples=samples, classes=classes
+        )
+        if price < 1:
             break
         first = depth
     return below, first
