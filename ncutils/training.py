@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ncutils import _files, metrics
 from ncutils.networks import MLP, ResNet20, smooth_derivative
@@ -169,7 +169,7 @@ class TrainingResult:
         ([0, 1, 16, 20], 2, [])
     """
 
-    network: MLP | ResNet20
+    network: nn.Module
     rows: list[dict]
     diverged: list[Divergence] = field(default_factory=list)
     seconds: float = 0.0
@@ -317,21 +317,32 @@ def _measure_block(network, weights: list[Tensor], z: Tensor, data) -> list[dict
 
 
 def train(
-    network: MLP | ResNet20,
+    network: nn.Module,
     data,
     config: TrainingConfig,
     *,
-    measure: Callable[[MLP | ResNet20, object, int], list[dict]] | None = measure_layers,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    optimizer: Callable[[list], torch.optim.Optimizer] | None = None,
+    measure: Callable[..., list[dict]] | None = measure_layers,
     progress: bool = True,
     checkpoint: str | os.PathLike | None = None,
     engine: str = "auto",
 ) -> TrainingResult:
-    """Train every run of ``network`` in place.
+    """Train every run of ``network``, or any module, in place.
+
+    Our networks under the squared loss and SGD take the batched engine. A module of your own, another loss or another
+    optimiser takes a plain loop through autograd, with the same schedule, measurements and rows.
 
     Args:
-        network: R initialised runs; their seeds also fix the batch orders.
-        data: a :class:`ncutils.data.Dataset`, on the network's device.
-        config: see :class:`TrainingConfig`.
+        network: R initialised runs (:class:`ncutils.MLP`, :class:`ncutils.ResNet20`), whose seeds also fix the batch
+            orders; or any ``nn.Module`` that returns ``(N, K)``, as one run.
+        data: a :class:`ncutils.data.Dataset`, on the network's device. For the plain loop also a ``torch`` ``Dataset``,
+            a ``DataLoader`` (its own batches and order) or a pair ``(x, y)``.
+        config: see :class:`TrainingConfig`; ``lr``, ``momentum`` and ``weight_decay`` are those of the default SGD.
+        loss: ``loss(outputs (N, K), y (N,)) -> scalar``, such as ``torch.nn.functional.cross_entropy``; default the
+            squared error of the book.
+        optimizer: ``optimizer(parameters) -> torch.optim.Optimizer``, such as ``functools.partial(torch.optim.AdamW,
+            lr=1e-3)``; the schedule of ``config`` multiplies its step size.
         measure: called as ``measure(network, data, step)`` at :func:`measurement_steps`, with a network that may hold
             only some of the runs; returns rows with a key ``run`` counted from 0 in that network. None measures never.
         progress: show a bar (needs tqdm; silent where ``TQDM_DISABLE`` is set).
@@ -360,6 +371,16 @@ def train(
         >>> int(training.train(network, blobs, config, progress=False).frame["step"].max())
         15
     """
+    plain = loss is not None or optimizer is not None or not isinstance(network, (MLP, ResNet20))
+    if plain and isinstance(network, nn.Module):
+        if checkpoint is not None or engine != "auto":
+            raise ValueError(
+                f"checkpoint, engine must be None, 'auto' with a loss, an optimizer or a module of your own; "
+                f"got {checkpoint!r}, {engine!r}"
+            )
+        from ncutils import _plain
+
+        return _plain.train(network, data, config, loss, optimizer, measure, progress)
     _check_data(network, data)
     config = config.for_samples(len(data.y))
     small = isinstance(network, MLP) and max(network.sizes[1:]) <= 256 and data.x.device.type == "cpu"
@@ -840,10 +861,7 @@ def _fingerprint(network, data, config: TrainingConfig, measure, stacked: bool) 
 
 def _check_data(network, data) -> None:
     if not isinstance(network, (MLP, ResNet20)):
-        raise TypeError(
-            f"network must be an ncutils MLP or ResNet20 (certify and the metrics take any module); "
-            f"got {type(network).__name__}"
-        )
+        raise TypeError(f"network must be an nn.Module; got {type(network).__name__}")
     if lacking := [name for name in ("x", "y", "num_classes") if not hasattr(data, name)]:
         raise TypeError(
             f"data must be a Dataset(x, y, num_classes, name); got {type(data).__name__}, without {', '.join(lacking)}"

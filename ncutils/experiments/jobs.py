@@ -22,7 +22,7 @@ from ncutils.training import TrainingConfig
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # What a stored result depends on, as far as it is there.
-CODE = ("data.py", "measure.py", "metrics.py", "networks.py", "training.py", "experiments/jobs.py")
+CODE = ("data.py", "metrics.py", "networks.py", "training.py", "experiments/jobs.py")
 COLUMNS = (
     *("run", "seed", "lr", "weight_decay", "split", "step", "epoch", "layer", "part"),
     *("nc1", "nc2", "nc3", "nc4", "negativity", "balancedness", "balancedness_relative", "condition"),

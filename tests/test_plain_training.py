@@ -1,0 +1,110 @@
+"""train() on modules, losses and optimisers of one's own: the plain engine against torch's own loop and ours."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from ncutils import MLP, TrainingConfig, data, train
+from ncutils.experiments import final
+
+QUICK = dict(batch_size=20, warmup_steps=3, measurements=2)
+
+
+def blobs(dtype=torch.float64):
+    return data.gaussian(20, num_classes=3, dtype=dtype)
+
+
+def module(seed=0, dtype=torch.float64):
+    torch.manual_seed(seed)
+    layers = nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 8, bias=False), nn.Linear(8, 3, bias=False)
+    return nn.Sequential(*layers).to(dtype)
+
+
+def test_the_plain_engine_agrees_with_the_batched_one():
+    ours, other = (MLP(64, 3, num_nonlinear=1, num_linear=2, width=8, dtype=torch.float64) for _ in range(2))
+    config = TrainingConfig(steps=30, batch_size=None, warmup_steps=3, measurements=2)
+    fast = train(ours, blobs(), config, progress=False).frame
+    sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.0018)
+    plain = train(other, blobs(), config, optimizer=sgd, progress=False).frame
+    assert list(fast.columns) == list(plain.columns)
+    numbers = fast.select_dtypes("number").columns
+    assert (fast[numbers] - plain[numbers]).abs().max().max() < 1e-9
+    for a, b in zip(ours.weights, other.weights, strict=True):
+        assert torch.allclose(a, b, atol=1e-10)
+
+
+def test_a_module_trains_under_cross_entropy_with_adamw():
+    mine = module()
+    adamw = partial(torch.optim.AdamW, lr=0.01)
+    result = train(
+        mine, blobs(), TrainingConfig(epochs=30, **QUICK), loss=cross_entropy, optimizer=adamw, progress=False
+    )
+    frame = result.frame
+    first, last = frame[frame.step == 0], frame[frame.step == frame.step.max()]
+    assert last.accuracy.iloc[0] == 1.0 and last.loss.iloc[0] < 0.1 * first.loss.iloc[0]
+    assert last.nc1.iloc[-1] < 0.1 * first.nc1.iloc[-1]
+    assert set(frame.part) == {"linear", "nonlinear"}
+    assert len(final(frame.assign(split="train", diverged=False))) == len(last)
+    assert mine.training
+
+
+def test_the_same_steps_as_a_loop_written_by_hand():
+    x, y = blobs().x, blobs().y
+    one, two = module(), module()
+    config = TrainingConfig(
+        steps=5, lr=0.1, momentum=0.5, weight_decay=0.01, batch_size=None, warmup_steps=0, drop_at=1.0
+    )
+    train(one, (x, y), config, loss=cross_entropy, measure=None, progress=False)
+    step = torch.optim.SGD(two.parameters(), lr=0.1, momentum=0.5, weight_decay=0.01)
+    order = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        batch = torch.randperm(len(y), generator=order)
+        step.zero_grad()
+        cross_entropy(two(x[batch]), y[batch]).backward()
+        step.step()
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "loader", "pair"])
+def test_what_a_pytorch_user_brings(kind):
+    pairs = torch.utils.data.TensorDataset(blobs().x, blobs().y)
+    loader = torch.utils.data.DataLoader(pairs, batch_size=20)
+    given = {"dataset": pairs, "loader": loader, "pair": (blobs().x, blobs().y)}[kind]
+    frame = train(module(), given, TrainingConfig(epochs=3, **QUICK), loss=cross_entropy, progress=False).frame
+    assert frame.step.max() == 9 and frame.nc1.notna().all()
+
+
+def test_a_run_that_diverges_says_so(capsys):
+    config = TrainingConfig(steps=50, lr=1e6, weight_decay=0.0, batch_size=None, warmup_steps=0)
+    result = train(module(), blobs(), config, progress=False, measure=None)
+    assert result.diverged and "diverged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (dict(network="net"), TypeError, "network must be an nn.Module; got str"),
+        (dict(data=3), TypeError, "data must be a Dataset, a DataLoader or a pair"),
+        (dict(loss=3), TypeError, "loss must be a function"),
+        (dict(optimizer=lambda p: 3), TypeError, "optimizer must return a torch.optim.Optimizer; got int"),
+        (dict(checkpoint="x"), ValueError, "checkpoint, engine must be None"),
+        (dict(data=(torch.zeros(3, 64), torch.tensor([-1, 0, 1]))), ValueError, "integer labels"),
+        (dict(data=(torch.full((3, 64), torch.nan), torch.tensor([0, 1, 2]))), ValueError, "must be finite"),
+        (dict(data=(torch.zeros(2, 64), torch.tensor([0, 1, 2]))), ValueError, "as many labels as samples"),
+        (dict(network=nn.ReLU()), ValueError, "network must have parameters"),
+    ],
+)
+def test_wrong_arguments_are_named(change, error, words):
+    arguments = dict(network=module(), data=blobs(), loss=cross_entropy) | change
+    with pytest.raises(error, match=words):
+        train(
+            arguments.pop("network"),
+            arguments.pop("data"),
+            TrainingConfig(steps=2, batch_size=2),
+            progress=False,
+            **arguments,
+        )
