@@ -249,7 +249,9 @@ def a_priori_sides(
     squares = [w.to(torch.float64).square().sum() for w in (*head.weights, *nonlinear_weights)]
     budget = head.eps1**2 / weight_decay + sum(squares)
     eps = (weight_decay * budget).sqrt()
-    reach = x.to(torch.float64).norm() * math.prod(float(w.to(torch.float64).norm()) for w in nonlinear_weights)
+    reach = x.to(torch.float64).norm() * math.prod(
+        float(w.detach().to(torch.float64).norm()) for w in nonlinear_weights
+    )
     hypotheses = (
         Hypothesis("ε̄² = λ(c + K L2 + δ) < N/K", eps**2, head.label_scale**2, "<"),
         Hypothesis("head widths ≥ K", min(w.shape[1] for w in head.weights), k, ">="),

@@ -41,6 +41,10 @@ VACUOUS_FROM |= {f"log_{name}": math.log(VACUOUS_FROM[name]) for name in ("kappa
 VACUOUS_BELOW = {"nc3": -1.0}
 
 
+def _plain(value: float | Tensor) -> float:
+    return float(value.detach() if isinstance(value, Tensor) else value)
+
+
 def _number(value: float) -> str:
     if math.isnan(value) or math.isinf(value):
         return {"nan": "undefined", "inf": "∞", "-inf": "−∞"}[str(value)]
@@ -66,7 +70,7 @@ class Hypothesis:
     def __init__(self, name: str, value: float | Tensor, threshold: float | Tensor, sense: str):
         if sense not in _SENSES[:4]:
             raise ValueError(f"sense must be one of {_SENSES[:4]}; got {sense!r}")
-        self.__dict__.update(name=name, value=float(value), threshold=float(threshold), sense=sense)
+        self.__dict__.update(name=name, value=_plain(value), threshold=_plain(threshold), sense=sense)
 
     @property
     def holds(self) -> bool:
@@ -132,7 +136,7 @@ class Check:
         if sense not in ("<=", ">=", "=="):
             raise ValueError(f"sense must be '<=', '>=' or '=='; got {sense!r}")
         self.__dict__.update(statement=statement, quantity=quantity, form=form, hypotheses=tuple(hypotheses))
-        self.__dict__.update(measured=float(measured), bound=float(bound), sense=sense)
+        self.__dict__.update(measured=_plain(measured), bound=_plain(bound), sense=sense)
         self.__dict__.update(tolerance=tolerance, rounding=float(rounding))
 
     @property
