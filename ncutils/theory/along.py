@@ -49,6 +49,16 @@ def along(
     Returns:
         ``measure(network, data, step)``: rows with ``run``, ``step``, ``ratio`` (how much of the bound is used up), the
         columns of :func:`~ncutils.theory.to_frame` and those asked for. ``train(...).frame`` holds them.
+
+    Example:
+        >>> from ncutils import MLP, TrainingConfig, data, train
+        >>> from ncutils.theory import theorem_3_1_nc1
+        >>> network = MLP(64, 3, num_nonlinear=1, num_linear=2, width=8)
+        >>> config = TrainingConfig(steps=20, batch_size=20, measurements=2)
+        >>> look = along(theorem_3_1_nc1)
+        >>> result = train(network, data.gaussian(20, num_classes=3), config, measure=look, progress=False)
+        >>> sorted(result.frame["form"].unique())
+        ['paper', 'sharp', 'simple']
     """
 
     def measure(network, data, step: int) -> list[dict]:

@@ -30,6 +30,12 @@ class Attack:
         start: the best ratio among the starting points, before any ascent; NaN if none met the hypotheses.
         history: best ratio so far, one a step, over all restarts.
         instance: the tensors at which ``ratio`` was met.
+
+    Example:
+        >>> square = lambda generator: [torch.randn(3, generator=generator)]
+        >>> found = attack(lambda p: (p.norm(), p.abs().sum()), square, restarts=1, steps=3)
+        >>> found.refuted
+        False
     """
 
     ratio: float
@@ -133,6 +139,11 @@ def attack_heads(
 
     Returns:
         The attempt that went furthest, with ``start`` the best start over all shapes.
+
+    Example:
+        >>> from ncutils.theory import layer_conditioning_sides
+        >>> attack_heads(layer_conditioning_sides, steps=5).refuted
+        False
     """
     found = []
     for classes, depth, samples in shapes:
@@ -211,6 +222,11 @@ def random_head(
         extra_width: every inner width is K plus this.
         noise: distance from balance and interpolation.
         spread: least and largest singular value drawn.
+
+    Example:
+        >>> weights, features, y = random_head(torch.Generator().manual_seed(0), num_classes=3, num_linear=2)
+        >>> [tuple(w.shape) for w in weights], tuple(features.shape), y.tolist()
+        ([(5, 5), (3, 5)], (9, 5), [0, 0, 0, 1, 1, 1, 2, 2, 2])
     """
 
     def normal(*shape: int) -> Tensor:

@@ -52,6 +52,14 @@ def balancedness_step(
 
     Returns:
         The largest discrepancy over the layers against rounding. A step with momentum violates it.
+
+    Example:
+        >>> from ncutils.theory import flow, general_position, initialise
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.01)
+        >>> weights = initialise(objective, [4, 3, 2], scale=1.5)
+        >>> after = [w - 0.01 * g for w, g in zip(objective.arrays(weights), objective.gradients(weights), strict=True)]
+        >>> balancedness_step(weights, after, 0.01, objective.weight_decay, 1).holds
+        True
     """
     before, after = ([as_matrix(w, "weights") for w in side] for side in (before, after))
     if len(before) != len(after) or any(a.shape != b.shape for a, b in zip(before, after, strict=True)):
@@ -90,6 +98,13 @@ def balancedness_flow(trajectory: Trajectory, tolerance: float = THREE_DIGITS) -
     Returns:
         max over times and layers of ‖D_ℓ(t) − e^{−2λt}D_ℓ(0)‖_F / ‖e^{−2λt}D_ℓ(0)‖_F, against the tolerance; for
         layers with D_ℓ(0) = 0 over the largest of the other denominators.
+
+    Example:
+        >>> from ncutils.theory import flow, general_position, initialise
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.01)
+        >>> weights = initialise(objective, [4, 3, 2], scale=1.5)
+        >>> balancedness_flow(flow(objective, weights, [0.0, 0.1])).holds
+        True
     """
     if trajectory.step_size is not None:
         raise ValueError("trajectory must be a flow; got gradient descent, for which see balancedness_step")
@@ -116,6 +131,13 @@ def balancedness_stationary(objective: Objective, weights: Sequence) -> Check:
 
     So ‖D_ℓ‖_op ≤ (‖W_{ℓ+1}‖‖∇_{ℓ+1}C_λ‖ + ‖∇_ℓC_λ‖‖W_ℓ‖)/λ for each ℓ, whatever the optimiser: zero where the gradient
     is. The check holds the layer that uses up most of its bound.
+
+    Example:
+        >>> from ncutils.theory import flow, general_position, initialise
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.01)
+        >>> weights = initialise(objective, [4, 3, 2], scale=1.5)
+        >>> balancedness_stationary(objective, weights).holds
+        True
     """
     weights = objective.arrays(weights)
     gradients = objective.gradients(weights)

@@ -58,6 +58,12 @@ class Certificate:
         further: statements of this project that have one form only: inheritance of NC1 (whatever the loss), the joint
             certificate of κ(A), the certificate of κ(W_L) and, for three linear layers or more, NC1, NC2 and NC3 at
             every linear layer before Z_{L−1}.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8, bias=False), nn.Linear(8, 3, bias=False))
+        >>> certificate = certify(model, torch.randn(60, 5), torch.arange(60) % 3)
+        >>> certificate.check("nc1").statement
+        'Theorem 3.1 (NC1)'
     """
 
     checks: tuple[Check, ...]
@@ -268,6 +274,12 @@ def linear_head(model: nn.Module, x, y: Tensor | None = None, *, batch_size: int
 
     Raises:
         ValueError: as :func:`certify`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8, bias=False), nn.Linear(8, 3, bias=False))
+        >>> weights, features, names = linear_head(model, torch.randn(60, 5), torch.arange(60) % 3)
+        >>> names, tuple(features.shape)
+        (['2', '3'], (60, 8))
     """
     weights, features, _, names = extract(model, x, y, batch_size)
     return weights, features, names

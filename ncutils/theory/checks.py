@@ -60,6 +60,10 @@ class Hypothesis:
         value: the measured left side.
         threshold: the right side.
         sense: one of ``"<=", ">=", "<", ">"``; compared exactly, without tolerance.
+
+    Example:
+        >>> print(Hypothesis("rank W_L = K", 0.5, 1e-12, ">"))
+        rank W_L = K: 0.5 > 1e-12 (met)
     """
 
     name: str
@@ -241,6 +245,10 @@ class Tally:
         silent: a hypothesis fails.
         vacuous: hypotheses met, but the bound excludes nothing.
         violated: how many of those that spoke are false.
+
+    Example:
+        >>> Tally(spoke=3, silent=1, vacuous=0, violated=0).sound
+        True
     """
 
     spoke: int
@@ -289,6 +297,11 @@ def to_frame(checks: Iterable[Check]):
     """Checks as a pandas ``DataFrame``, one row each, with the columns :data:`COLUMNS`.
 
     ``holds`` is None where a hypothesis fails; ``violated`` and ``vacuous`` are True or False throughout.
+
+    Example:
+        >>> frame = to_frame([Check("S", "nc1", "sharp", (), 0.1, 0.2, "<=")])
+        >>> frame[["quantity", "holds", "violated"]].values.tolist()
+        [['nc1', True, False]]
     """
     import pandas as pd
 

@@ -51,7 +51,15 @@ class _Cut(LinearHead):
 
 
 def unseen_weight_sides(head: LinearHead, layer: int) -> tuple[Tensor, Tensor]:
-    """(‖P_ℓW_ℓ‖², η_ℓ)."""
+    """(‖P_ℓW_ℓ‖², η_ℓ).
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> measured, bound = unseen_weight_sides(head, 1)
+        >>> bool(measured <= bound)
+        True
+    """
     cut = _Cut(head, layer)
     return op_norm(cut.outside(cut.weights[0].T)) ** 2, cut.eta
 
@@ -79,7 +87,15 @@ def unseen_weight(head: LinearHead, layer: int) -> Check:
 
 
 def every_layer_nc1_sides(head: LinearHead, layer: int) -> tuple[Tensor, Tensor]:
-    """(NC1(Z_ℓ), its bound)."""
+    """(NC1(Z_ℓ), its bound).
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> measured, bound = every_layer_nc1_sides(head, 1)
+        >>> bool(measured <= bound)
+        True
+    """
     return nc1_sides(_Cut(head, layer), "sharp")
 
 
@@ -88,6 +104,13 @@ def every_layer_nc1(head: LinearHead, layer: int) -> Check:
 
     NC1(Z_ℓ) ≤ (s_1(B)²/N)[‖E_w‖_F²/s_K(B)² + η_ℓ min(‖Z̊_{ℓ−1}‖_F², (n_ℓ−K)‖Z̊_{ℓ−1}‖²)]/(√((K−1)/K) − ‖E‖_F/√N)².
     Arguments as in :func:`unseen_weight`.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> check = every_layer_nc1(head, 1)
+        >>> check.statement, check.holds
+        ('Every layer (NC1)', True)
     """
     cut = _Cut(head, layer)
     k, n = head.num_classes, head.num_samples
@@ -99,7 +122,15 @@ def every_layer_nc1(head: LinearHead, layer: int) -> Check:
 
 
 def every_layer_nc2_sides(head: LinearHead, layer: int) -> tuple[Tensor, Tensor]:
-    """(NC2(Z_ℓ), its bound)."""
+    """(NC2(Z_ℓ), its bound).
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> measured, bound = every_layer_nc2_sides(head, 1)
+        >>> bool(measured <= bound)
+        True
+    """
     return nc2_sides(_Cut(head, layer), "sharp")
 
 
@@ -107,6 +138,13 @@ def every_layer_nc2(head: LinearHead, layer: int) -> Check:
     """NC2 at Z_ℓ (ours): NC2 ≤ √(((1+δ)κ(B))² + s_1(B)² η_ℓ ‖Z̄_{ℓ−1}‖²)/(1−δ), δ = ‖Ē‖_op < 1.
 
     Arguments as in :func:`unseen_weight`.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> check = every_layer_nc2(head, 1)
+        >>> check.statement, check.holds
+        ('Every layer (NC2)', True)
     """
     cut = _Cut(head, layer)
     hypotheses = (Hypothesis("‖Ē‖_op < 1", op_norm(head.mean_error), 1.0, "<"), cut.full_rank())
@@ -114,7 +152,15 @@ def every_layer_nc2(head: LinearHead, layer: int) -> Check:
 
 
 def every_layer_nc3_sides(head: LinearHead, layer: int) -> tuple[Tensor, Tensor]:
-    """(NC3(Z_ℓ, B), its lower bound)."""
+    """(NC3(Z_ℓ, B), its lower bound).
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> measured, bound = every_layer_nc3_sides(head, 1)
+        >>> bool(measured >= bound)
+        True
+    """
     cut = _Cut(head, layer)
     y, last = head.y, cut.weights[-1]
     rows = last.norm(dim=1)
@@ -132,6 +178,13 @@ def every_layer_nc3(head: LinearHead, layer: int) -> Check:
 
     At least the mean of e/√((e a_c + ‖B_c‖‖E_i′‖/s_K(B))² + ‖B_c‖² η_ℓ ‖z_{ℓ−1,i}‖²), with e = 1 + E_ci, E_i′ the other
     entries of the error and a_c = ‖B_c‖‖B⁺e_c‖; −1 for a sample with e ≤ 0. Arguments as in :func:`unseen_weight`.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> check = every_layer_nc3(head, 1)
+        >>> check.statement, check.holds
+        ('Every layer (NC3)', True)
     """
     sides = every_layer_nc3_sides(head, layer)
     hypotheses = (_Cut(head, layer).full_rank(),)
@@ -139,6 +192,14 @@ def every_layer_nc3(head: LinearHead, layer: int) -> Check:
 
 
 def every_layer(head: LinearHead) -> tuple[Check, ...]:
-    """Kernel, NC1, NC2 and NC3 at Z_{L1+1}, …, Z_{L−1}: four checks a layer, first layer first."""
+    """Kernel, NC1, NC2 and NC3 at Z_{L1+1}, …, Z_{L−1}: four checks a layer, first layer first.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> checks = every_layer(head)
+        >>> len(checks), all(check.holds for check in checks)
+        (8, True)
+    """
     statements = (unseen_weight, every_layer_nc1, every_layer_nc2, every_layer_nc3)
     return tuple(statement(head, layer) for layer in range(1, head.depth) for statement in statements)

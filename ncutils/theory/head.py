@@ -48,6 +48,11 @@ class LinearHead:
     Raises:
         ValueError: fewer than two layers, shapes that do not chain, labels that are missing or out of range, or
             entries that are not finite.
+
+    Example:
+        >>> head = LinearHead([torch.eye(2), torch.eye(2)], 2 * torch.eye(2), torch.tensor([0, 1]))
+        >>> head.depth, head.num_classes, round(head.eps1.item(), 6)
+        (2, 2, 1.414214)
     """
 
     def __init__(self, weights: Sequence[Tensor], features: Tensor, y: Tensor):

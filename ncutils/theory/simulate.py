@@ -59,6 +59,12 @@ class Objective:
 
     Raises:
         ValueError: shapes that do not fit, unbalanced classes, entries that are not finite.
+
+    Example:
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.01)
+        >>> weights = initialise(objective, [4, 3, 2], scale=1.5)
+        >>> objective.num_samples, objective.num_classes, bool(objective.cost(weights) >= objective.data_cost(weights))
+        (4, 2, True)
     """
 
     x: np.ndarray
@@ -271,6 +277,13 @@ class Trajectory:
         steps: step numbers, for descent.
         descent_gap: for descent, the largest (C⁺ − C + (η/2)‖∇C_λ‖²)/C over *all* steps: at most rounding when every
             step decreased the cost by what smoothness would guarantee.
+
+    Example:
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.01)
+        >>> weights = initialise(objective, [4, 3, 2], scale=1.5)
+        >>> trajectory = flow(objective, weights, [0.0, 0.1])
+        >>> trajectory.states.shape, [tuple(w.shape) for w in trajectory.weights(1)]
+        ((2, 34), [(4, 4), (3, 4), (2, 3)])
     """
 
     objective: Objective
@@ -351,6 +364,13 @@ def flow(
     Raises:
         ValueError: times that do not increase from 0.
         RuntimeError: the solver gave up.
+
+    Example:
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.01)
+        >>> weights = initialise(objective, [4, 3, 2], scale=1.5)
+        >>> trajectory = flow(objective, weights, [0.0, 0.1, 0.2])
+        >>> len(trajectory), bool((np.diff(trajectory.costs) < 0).all())
+        (3, True)
     """
     from scipy.integrate import solve_ivp
 
@@ -400,6 +420,13 @@ def descend(objective: Objective, weights: Sequence, step_size: float, steps: in
         step_size: η.
         steps: how many.
         record: how many states to keep, half of them spaced geometrically, half evenly.
+
+    Example:
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.01)
+        >>> weights = initialise(objective, [4, 3, 2], scale=1.5)
+        >>> run = descend(objective, weights, step_size=0.001, steps=50)
+        >>> int(run.steps[-1]), bool(run.descent_gap <= DESCENT_ROUNDING)
+        (50, True)
     """
     if step_size <= 0 or steps < 1:
         raise ValueError(f"step_size and steps must be positive numbers; got {step_size} and {steps}")
@@ -481,6 +508,12 @@ def largest_step(objective: Objective, weights: Sequence, trial_steps: int = 500
     """The largest step size for which descent from ``weights`` keeps the descent inequality for ``trial_steps`` steps.
 
     Found by bisection around 1/‖∇²C_λ(θ_0)‖_op. The run that follows must confirm it: see ``descent_gap``.
+
+    Example:
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.01)
+        >>> weights = initialise(objective, [4, 3, 2], scale=1.5)
+        >>> largest_step(objective, weights, trial_steps=50) > 0
+        True
     """
     if not 0 < precision < 1:
         raise ValueError(f"precision must be above 0 and below 1; got {precision}")
@@ -515,6 +548,11 @@ def general_position(samples: int, dimension: int, norm: float = 3.0, noise: flo
 
     Returns:
         ``(N, d)``.
+
+    Example:
+        >>> x = general_position(3, 5, norm=2.0)
+        >>> x.shape, np.linalg.norm(x, axis=1).round(6).tolist()
+        ((3, 5), [2.0, 2.0, 2.0])
     """
     if samples > dimension:
         raise ValueError(f"samples must be at most dimension = {dimension}; got {samples}")
@@ -546,6 +584,12 @@ def initialise(
 
     Raises:
         ValueError: n_1 < N, n_L ≠ K, or features σ(W_1X) that no scaling gives full rank.
+
+    Example:
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.01)
+        >>> weights = initialise(objective, [4, 3, 2], scale=1.5)
+        >>> [tuple(w.shape) for w in weights]
+        [(4, 4), (3, 4), (2, 3)]
     """
     from scipy.optimize import brentq
 

@@ -29,7 +29,14 @@ DENSE_ORDER = 128
 
 
 def ntk_block_norms(head: LinearHead) -> Tensor:
-    """‖Θ_ℓ‖_op = ‖Z_{ℓ−1}‖²‖W_{L:ℓ+1}‖² for the linear layers ℓ = L1+1, …, L, (L2,)."""
+    """‖Θ_ℓ‖_op = ‖Z_{ℓ−1}‖²‖W_{L:ℓ+1}‖² for the linear layers ℓ = L1+1, …, L, (L2,).
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> len(ntk_block_norms(head)) == head.depth
+        True
+    """
     depth = head.depth
     after = torch.stack([op_norm(head.tail(depth - 1 - i)) for i in range(depth)])
     return (head.feature_norms[:-1] * after) ** 2
@@ -48,12 +55,26 @@ def _reduced_factors(head: LinearHead) -> list[tuple[Tensor, Tensor]]:
 
 
 def linear_ntk_norm_tensor(head: LinearHead) -> Tensor:
-    """‖Σ_ℓ Θ_ℓ‖_op over the linear layers, assembled densely (differentiable; small heads)."""
+    """‖Σ_ℓ Θ_ℓ‖_op over the linear layers, assembled densely (differentiable; small heads).
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> abs(linear_ntk_norm_tensor(head).item() / linear_ntk_norm(head) - 1) < 1e-12
+        True
+    """
     return torch.linalg.eigvalsh(sum(torch.kron(a, b) for a, b in _reduced_factors(head)))[-1]
 
 
 def linear_ntk_norm(head: LinearHead) -> float:
-    """Operator norm of the tangent kernel of the linear layers together, Σ_ℓ Θ_ℓ: a floor under the whole network's."""
+    """Operator norm of the tangent kernel of the linear layers together, Σ_ℓ Θ_ℓ: a floor under the whole network's.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> linear_ntk_norm(head) >= float(ntk_block_norms(head).max())
+        True
+    """
     if "_linear_ntk_norm" not in head.__dict__:  # kept: three forms of one statement ask for it
         factors = [(a.detach(), b.detach()) for a, b in _reduced_factors(head)]
         order = len(factors[0][0]) * head.num_classes
@@ -79,6 +100,11 @@ def ntk_norm(model: nn.Module, x: Tensor, steps: int = 60, tol: float = 1e-6) ->
         x: inputs.
         steps: most Lanczos steps.
         tol: relative change at which to stop.
+
+    Example:
+        >>> layer = nn.Linear(2, 3, bias=False)
+        >>> round(ntk_norm(layer, torch.tensor([[3.0, 4.0]])), 3)  # J J' = |x|^2 I
+        25.0
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     value = model(x)
@@ -103,6 +129,13 @@ def ntk_block(head: LinearHead, layer: int) -> Check:
     Args:
         head: the linear layers and what enters them.
         layer: position of ℓ in the head, 1 … L2.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> check = ntk_block(head, 1)
+        >>> check.statement, check.holds
+        ('Proposition 5.3 (block)', True)
     """
     i = _position(head, layer)
     before, rest = head.layers[i].detach(), [w.detach() for w in head.weights[i + 1 :]]
@@ -123,7 +156,15 @@ def ntk_block(head: LinearHead, layer: int) -> Check:
 
 
 def proposition_5_3_sides(head: LinearHead, position: int, ntk: Tensor | float) -> tuple[Tensor, Tensor]:
-    """(κ(W_{L:ℓ}), ‖W_ℓ‖√C/(s_K(Y) − ε1))."""
+    """(κ(W_{L:ℓ}), ‖W_ℓ‖√C/(s_K(Y) − ε1)).
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> measured, bound = proposition_5_3_sides(head, 0, ntk_block_norms(head)[0])
+        >>> bool(measured <= bound)
+        True
+    """
     s = torch.linalg.svdvals(head.tail(head.depth - position))
     gap = head.label_scale - head.eps1
     bound = head.norms[position] * torch.as_tensor(ntk, dtype=torch.float64).sqrt() / gap
@@ -137,6 +178,13 @@ def proposition_5_3(head: LinearHead, layer: int = 1, ntk: float | None = None) 
         head: the linear layers and what enters them.
         layer: position of ℓ in the head, 1 … L2; 1 is the whole head A.
         ntk: C. Default ‖Θ_ℓ‖ itself, the strongest. Descent with step η that is stable has C ≈ 2/η − λ.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> check = proposition_5_3(head)
+        >>> check.statement, check.holds
+        ('Proposition 5.3', True)
     """
     i = _position(head, layer)
     block = ntk_block_norms(head)[i]
@@ -148,7 +196,14 @@ def proposition_5_3(head: LinearHead, layer: int = 1, ntk: float | None = None) 
 
 
 def ntk_floor(head: LinearHead, form: str) -> Tensor:
-    """The floor under ‖Θ‖ that an ill-conditioned head implies, see :func:`proposition_5_3_floor`."""
+    """The floor under ‖Θ‖ that an ill-conditioned head implies, see :func:`proposition_5_3_floor`.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> float(ntk_floor(head, "sharp")) <= linear_ntk_norm(head)
+        True
+    """
     k, depth = head.num_classes, head.depth
     if form == "sharp":
         total = head.eps1.new_zeros(())
@@ -174,6 +229,12 @@ def proposition_5_3_floor(head: LinearHead, form: str = "sharp") -> Check:
     * sharp: s_K(f(X))² Σ_{j=1}^{L2} (s_1^{2(j−1)} − η_{j−1})_+ / (s_K^{2j} + η_j), s_i = s_i(W_L), η_j the telescoping
       lemma's bound for j layers. For a balanced head that fits the labels: (s_K(Y)/s_1)² Σ_j κ(W_L)^{2j}.
 
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> check = proposition_5_3_floor(head)
+        >>> check.statement, check.holds
+        ('Proposition 5.3 (floor)', True)
     """
     known_form(form, ("paper", "simple", "sharp"))
     hypotheses = (head.full_rank(),) if form == "sharp" else (head.error_below(head.label_scale, "s_K(Y)"),)

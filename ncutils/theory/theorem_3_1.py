@@ -34,7 +34,14 @@ __all__ = [
 
 
 def telescoping_error(head: LinearHead, count: int, form: str) -> Tensor:
-    """How far A_jA_jᵀ can be from (W_LW_Lᵀ)^j, j = ``count``: the bound of :func:`telescoping`."""
+    """How far A_jA_jᵀ can be from (W_LW_Lᵀ)^j, j = ``count``: the bound of :func:`telescoping`.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> float(telescoping_error(head, 2, "sharp")) <= float(telescoping_error(head, 2, "simple"))
+        True
+    """
     norms, gaps = head.norms[head.depth - count :], head.imbalances[head.depth - count :]
     if form == "simple":
         worst = gaps.max() if count > 1 else norms.new_zeros(())
@@ -58,6 +65,13 @@ def telescoping(weights: Sequence[Tensor], count: int | None = None, form: str =
         weights: at least two linear layers, first to last, each ``(out, in)``.
         count: j, from 2 to the number of layers; default all of them.
         form: ``"simple"`` or ``"sharp"``.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> check = telescoping(head.weights)
+        >>> check.statement, check.holds
+        ('Telescoping lemma', True)
     """
     known_form(form, ("simple", "sharp"))
     depth = len(weights)
@@ -75,13 +89,22 @@ def telescoping(weights: Sequence[Tensor], count: int | None = None, form: str =
 
 
 def telescoping_sides(head: LinearHead, count: int, form: str) -> tuple[Tensor, Tensor]:
+    """(‖W_{L:L−m+1}W_{L:L−m+1}ᵀ − (W_LW_Lᵀ)^m‖_op, its bound), m = ``count``."""
     product, last = head.tail(count), head.weights[-1]
     gap = op_norm(product @ product.T - torch.linalg.matrix_power(last @ last.T, count))
     return gap, telescoping_error(head, count, form)
 
 
 def nc1_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
-    """(NC1(Z_{L−1}), its bound); the bound is infinite where its denominator is not positive."""
+    """(NC1(Z_{L−1}), its bound); the bound is infinite where its denominator is not positive.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> measured, bound = nc1_sides(head, "sharp")
+        >>> bool(measured <= bound)
+        True
+    """
     n, k = head.num_samples, head.num_classes
     z2, z1 = head.layers[-3], head.layers[-2]
     measured = head.nc1(z1)
@@ -144,6 +167,13 @@ def theorem_3_1_nc1(head: LinearHead, form: str = "sharp") -> Check:
         features: Z_{L1}, ``(N, n)``.
         y: ``(N,)`` balanced labels.
         form: ``"paper"``, ``"simple"`` or ``"sharp"``.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> check = theorem_3_1_nc1(head)
+        >>> check.statement, check.holds
+        ('Theorem 3.1 (NC1)', True)
     """
     known_form(form, ("paper", "simple", "sharp"))
     n, k = head.num_samples, head.num_classes
@@ -168,7 +198,15 @@ def _paper_slack_and_floor(head: LinearHead) -> tuple[Tensor, Tensor]:
 
 
 def conditioning_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
-    """(κ(W_L), its bound from κ(A)); infinite where the telescoping error reaches s_K(A)²."""
+    """(κ(W_L), its bound from κ(A)); infinite where the telescoping error reaches s_K(A)².
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> measured, bound = conditioning_sides(head, "sharp")
+        >>> bool(measured <= bound)
+        True
+    """
     depth, k = head.depth, head.num_classes
     s = head.product_singular_values
     largest, smallest = s[0] ** 2, nth(s, k) ** 2
@@ -188,6 +226,13 @@ def theorem_3_1_conditioning(head: LinearHead, form: str = "sharp") -> Check:
     κ(W_L) ≤ [(s_1(A)² + η2)/(s_K(A)² − η2)]^{1/(2L2)}, A = W_{L:L1+1}, where η2 is the telescoping lemma's
     bound (simple: one norm for all layers; sharp: each layer's own; paper: reconstructed from c3 = κ(A), ε1, ε2,
     ‖Z_{L1}‖ and r).
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> check = theorem_3_1_conditioning(head)
+        >>> check.statement, check.holds
+        ('Theorem 3.1 (conditioning)', True)
     """
     known_form(form, ("paper", "simple", "sharp"))
     depth = head.depth
@@ -206,7 +251,15 @@ def theorem_3_1_conditioning(head: LinearHead, form: str = "sharp") -> Check:
 
 
 def nc2_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
-    """(NC2(Z_{L−1}), its bound); infinite for δ ≥ 1."""
+    """(NC2(Z_{L−1}), its bound); infinite for δ ≥ 1.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> measured, bound = nc2_sides(head, "sharp")
+        >>> bool(measured <= bound)
+        True
+    """
     measured = head.nc2(head.layers[-2])
     delta = op_norm(head.mean_error) if form == "sharp" else head.eps1 / head.label_scale
     if delta >= 1:
@@ -230,6 +283,12 @@ def theorem_3_1_nc2(head: LinearHead, form: str = "sharp") -> Check:
     * sharp: NC2 ≤ √(((1+δ)κ(W_L))² + s_1(W_L)²‖D_{L−1}‖‖Z̄_{L−2}‖²)/(1−δ), δ = ‖Ē‖_op < 1;
     * paper (reconstructed): the simple form with part 2's bound for κ(W_L), r for both norms and ε2 for ‖D_{L−1}‖.
 
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> check = theorem_3_1_nc2(head)
+        >>> check.statement, check.holds
+        ('Theorem 3.1 (NC2)', True)
     """
     known_form(form, ("paper", "simple", "sharp"))
     hypotheses: tuple[Hypothesis, ...]
@@ -243,7 +302,15 @@ def theorem_3_1_nc2(head: LinearHead, form: str = "sharp") -> Check:
 
 
 def nc3_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
-    """(NC3(Z_{L−1}, W_L), its lower bound)."""
+    """(NC3(Z_{L−1}, W_L), its lower bound).
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> measured, bound = nc3_sides(head, "sharp")
+        >>> bool(measured >= bound)
+        True
+    """
     n = head.num_samples
     last, z = head.weights[-1], head.layers[-2]
     measured = head.nc3(z, last)
@@ -279,6 +346,12 @@ def theorem_3_1_nc3(head: LinearHead, form: str = "sharp") -> Check:
       e ≤ 0;
     * paper (reconstructed): the simple form with part 2's bound for κ(W_L), r for both norms and ε2 for ‖D_{L−1}‖.
 
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> check = theorem_3_1_nc3(head)
+        >>> check.statement, check.holds
+        ('Theorem 3.1 (NC3)', True)
     """
     known_form(form, ("paper", "simple", "sharp"))
     hypotheses = theorem_3_1_conditioning(head, "paper").hypotheses if form == "paper" else (head.full_rank(),)

@@ -61,7 +61,12 @@ THREE_DIGITS = 1e-3
 
 
 def assumption_4_1(widths: Sequence[int], num_samples: int) -> tuple[Hypothesis, ...]:
-    """Assumption 4.1: n_1 ≥ N and n_2 ≥ n_3 ≥ … ≥ n_L, for ``widths`` n_1..n_L."""
+    """Assumption 4.1: n_1 ≥ N and n_2 ≥ n_3 ≥ … ≥ n_L, for ``widths`` n_1..n_L.
+
+    Example:
+        >>> [hypothesis.holds for hypothesis in assumption_4_1([8, 4, 3], num_samples=8)]
+        [True, True]
+    """
     drops = [a - b for a, b in itertools.pairwise(widths[1:])]
     return (
         Hypothesis("4.1 wide first layer: n_1 ≥ N", widths[0], num_samples, ">="),
@@ -70,7 +75,14 @@ def assumption_4_1(widths: Sequence[int], num_samples: int) -> tuple[Hypothesis,
 
 
 def assumption_4_2(objective: Objective) -> tuple[Hypothesis, ...]:
-    """Assumption 4.2: σ(0) = 0, γ ≤ σ' ≤ 1 with γ > 0, |σ(h)| ≤ |h|, σ' Lipschitz; evaluated on a fine grid."""
+    """Assumption 4.2: σ(0) = 0, γ ≤ σ' ≤ 1 with γ > 0, |σ(h)| ≤ |h|, σ' Lipschitz; evaluated on a fine grid.
+
+    Example:
+        >>> from ncutils.theory import general_position
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.01)
+        >>> all(hypothesis.holds for hypothesis in assumption_4_2(objective))
+        True
+    """
     grid = np.concatenate([np.linspace(-50, 50, 20001), [0.0]])
     value, slope = objective.sigma(grid), objective.slope(grid)
     jump = float((np.abs(np.diff(slope[:-1])) / np.diff(grid[:-1])).max())
@@ -105,6 +117,14 @@ def pyramid_pl(objective: Objective, weights: Sequence) -> Check:
     """Pyramid PL lemma (Nguyen & Mondelli 2020): ½‖∇_{W_2}C_0‖² ≥ α(θ)C_0.
 
     α(θ) = s_min(Z_1)² γ^{2(L1−1)} Π_{p≥3} s_min(W_p)², with s_min the N-th singular value of Z_1 and the n_p-th of W_p.
+
+    Example:
+        >>> from ncutils.theory import general_position, initialise
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.01)
+        >>> weights = initialise(objective, [4, 3, 2], scale=1.5)
+        >>> check = pyramid_pl(objective, weights)
+        >>> check.statement, check.holds
+        ('Pyramid PL lemma', True)
     """
     weights = objective.arrays(weights)
     gradient = objective.data_gradients(weights)[1]
@@ -146,6 +166,14 @@ def proposition_4_5(
         radius: R ≥ ‖θ‖, likewise.
         form: ``"sharp"``, ``"simple"`` or ``"paper"``.
         young: κ of the sharp form.
+
+    Example:
+        >>> from ncutils.theory import general_position, initialise
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.01)
+        >>> weights = initialise(objective, [4, 3, 2], scale=1.5)
+        >>> check = proposition_4_5(objective, weights, pl_constant(objective, weights), radius=10.0)
+        >>> check.statement, check.holds
+        ('Proposition 4.5', True)
     """
     weights = objective.arrays(weights)
     decay, cost = objective.weight_decay, objective.data_cost(weights)
@@ -191,6 +219,14 @@ class TwoPhase:
         checks: Assumptions 4.1 and 4.2, evaluated.
         descent_checks: the same for descent, see :func:`assumption_4_2_descent`.
         young: κ of Proposition 4.5; ½ is the simple form.
+
+    Example:
+        >>> from ncutils.theory import general_position, initialise
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.001)
+        >>> weights = initialise(objective, [4, 3, 2], smallest_scale(objective, [4, 3, 2]))
+        >>> phase = TwoPhase.at(objective, weights)
+        >>> phase.alpha > 0, phase.largest_weight_decay > 0
+        (True, True)
     """
 
     weight_decay: float
@@ -526,6 +562,12 @@ def smallest_scale(
 
     Args:
         forms: pairs (form, dynamics) as in :meth:`TwoPhase.assumption_4_3`.
+
+    Example:
+        >>> from ncutils.theory import general_position
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.01)
+        >>> smallest_scale(objective, [4, 3, 2]) > 1
+        True
     """
     from scipy.optimize import brentq
 
@@ -545,7 +587,16 @@ def smallest_scale(
 
 
 def theorem_4_4(phase: TwoPhase, trajectory: Trajectory) -> list[Check]:
-    """Every conclusion of Theorem 4.4 on one trajectory: fitting, path, error, norm, balancing, and NC1 a priori."""
+    """Every conclusion of Theorem 4.4 on one trajectory: fitting, path, error, norm, balancing, and NC1 a priori.
+
+    Example:
+        >>> from ncutils.theory import flow, general_position, initialise
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.001)
+        >>> weights = initialise(objective, [4, 3, 2], smallest_scale(objective, [4, 3, 2]))
+        >>> phase = TwoPhase.at(objective, weights)
+        >>> [check.quantity for check in theorem_4_4(phase, flow(objective, weights, [0.0, 0.5, 1.0]))]
+        ['rate', 'path', 'error', 'norm', 'imbalance', 'nc1']
+    """
     return [
         theorem_4_4_fitting(phase, trajectory),
         theorem_4_4_path(phase, trajectory),
@@ -560,6 +611,15 @@ def theorem_4_4_fitting(phase: TwoPhase, trajectory: Trajectory) -> Check:
     """Fitting: C_λ − λm, while positive, shrinks at the rate 2(1−κ)α (flow) or −ln(1−η(1−κ)α)/η (descent) at least.
 
     Measured: the slowest average rate ln(V_0/V(t))/t over recorded times t > 0 with V = C_λ − λm > 0.
+
+    Example:
+        >>> from ncutils.theory import flow, general_position, initialise
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.001)
+        >>> weights = initialise(objective, [4, 3, 2], smallest_scale(objective, [4, 3, 2]))
+        >>> phase = TwoPhase.at(objective, weights)
+        >>> check = theorem_4_4_fitting(phase, flow(objective, weights, [0.0, 0.05, 0.1]))
+        >>> check.statement, check.holds
+        ('Theorem 4.4 (fitting)', True)
     """
     hypotheses, excess = _along(phase, trajectory)
     seen = np.flatnonzero((excess > 0) & (trajectory.times > 0))
@@ -573,7 +633,17 @@ def theorem_4_4_fitting(phase: TwoPhase, trajectory: Trajectory) -> Check:
 
 
 def theorem_4_4_path(phase: TwoPhase, trajectory: Trajectory) -> Check:
-    """Fitting: the path up to the last recorded time with C_λ > λm is no longer than :meth:`TwoPhase.path_bound`."""
+    """Fitting: the path up to the last recorded time with C_λ > λm is no longer than :meth:`TwoPhase.path_bound`.
+
+    Example:
+        >>> from ncutils.theory import flow, general_position, initialise
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.001)
+        >>> weights = initialise(objective, [4, 3, 2], smallest_scale(objective, [4, 3, 2]))
+        >>> phase = TwoPhase.at(objective, weights)
+        >>> check = theorem_4_4_path(phase, flow(objective, weights, [0.0, 0.5, 1.0]))
+        >>> check.statement, check.holds
+        ('Theorem 4.4 (path)', True)
+    """
     hypotheses, excess = _along(phase, trajectory)
     seen = np.flatnonzero(excess > 0)
     hypotheses += (Hypothesis("recorded times with V > 0", len(seen), 1, ">="),)
@@ -583,7 +653,17 @@ def theorem_4_4_path(phase: TwoPhase, trajectory: Trajectory) -> Check:
 
 
 def theorem_4_4_error(phase: TwoPhase, trajectory: Trajectory) -> Check:
-    """Fitting: ‖E‖_F ≤ 2√(λm) ≤ ε1 for ever after t_1 (k_1 steps)."""
+    """Fitting: ‖E‖_F ≤ 2√(λm) ≤ ε1 for ever after t_1 (k_1 steps).
+
+    Example:
+        >>> from ncutils.theory import flow, general_position, initialise
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.001)
+        >>> weights = initialise(objective, [4, 3, 2], smallest_scale(objective, [4, 3, 2]))
+        >>> phase = TwoPhase.at(objective, weights)
+        >>> check = theorem_4_4_error(phase, flow(objective, weights, [0.0, 0.5, 1.0]))
+        >>> check.statement, check.holds
+        ('Theorem 4.4 (error)', True)
+    """
     hypotheses, _ = _along(phase, trajectory)
     late = _after_fitting(phase, trajectory)
     hypotheses += (_fitted(phase, trajectory),)
@@ -592,7 +672,17 @@ def theorem_4_4_error(phase: TwoPhase, trajectory: Trajectory) -> Check:
 
 
 def theorem_4_4_norm(phase: TwoPhase, trajectory: Trajectory) -> Check:
-    """Throughout: ‖θ‖ ≤ √(2m)."""
+    """Throughout: ‖θ‖ ≤ √(2m).
+
+    Example:
+        >>> from ncutils.theory import flow, general_position, initialise
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.001)
+        >>> weights = initialise(objective, [4, 3, 2], smallest_scale(objective, [4, 3, 2]))
+        >>> phase = TwoPhase.at(objective, weights)
+        >>> check = theorem_4_4_norm(phase, flow(objective, weights, [0.0, 0.5, 1.0]))
+        >>> check.statement, check.holds
+        ('Theorem 4.4 (norm)', True)
+    """
     hypotheses, _ = _along(phase, trajectory)
     measured = float(np.linalg.norm(trajectory.states, axis=1).max())
     return Check("Theorem 4.4 (norm)", "norm", "simple", hypotheses, measured, phase.radius, "<=", 1e-6)
@@ -600,7 +690,17 @@ def theorem_4_4_norm(phase: TwoPhase, trajectory: Trajectory) -> Check:
 
 def theorem_4_4_balancing(phase: TwoPhase, trajectory: Trajectory) -> Check:
     """Balancing: max‖D_ℓ‖_op against e^{−2λt}max‖D_ℓ(0)‖ (flow, an equality for the worst layer) or, after k_1 steps,
-    against :meth:`TwoPhase.descent_imbalance`; the recorded time at which the ratio is largest."""
+    against :meth:`TwoPhase.descent_imbalance`; the recorded time at which the ratio is largest.
+
+    Example:
+        >>> from ncutils.theory import flow, general_position, initialise
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.001)
+        >>> weights = initialise(objective, [4, 3, 2], smallest_scale(objective, [4, 3, 2]))
+        >>> phase = TwoPhase.at(objective, weights)
+        >>> check = theorem_4_4_balancing(phase, flow(objective, weights, [0.0, 0.5, 1.0]))
+        >>> check.statement, check.holds
+        ('Theorem 4.4 (balancing)', True)
+    """
     hypotheses, _ = _along(phase, trajectory)
     eta, steps = trajectory.step_size, trajectory.steps
     if eta is None or steps is None:
@@ -623,7 +723,17 @@ def theorem_4_4_balancing(phase: TwoPhase, trajectory: Trajectory) -> Check:
 
 
 def theorem_4_4_nc1(phase: TwoPhase, trajectory: Trajectory, form: str = "sharp") -> Check:
-    """Conclusion: NC1(Z_{L−1}) at the last time against :meth:`TwoPhase.nc1_bound`, which knows θ_0, λ and t only."""
+    """Conclusion: NC1(Z_{L−1}) at the last time against :meth:`TwoPhase.nc1_bound`, which knows θ_0, λ and t only.
+
+    Example:
+        >>> from ncutils.theory import flow, general_position, initialise
+        >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.001)
+        >>> weights = initialise(objective, [4, 3, 2], smallest_scale(objective, [4, 3, 2]))
+        >>> phase = TwoPhase.at(objective, weights)
+        >>> check = theorem_4_4_nc1(phase, flow(objective, weights, [0.0, 0.5, 1.0]))
+        >>> check.statement, check.holds
+        ('Theorem 4.4 (NC1, a priori)', True)
+    """
     hypotheses, _ = _along(phase, trajectory)
     eta, marks = trajectory.step_size, trajectory.steps
     if eta is None or marks is None:

@@ -40,7 +40,13 @@ GAIN_ROUNDING = 1e-15
 
 
 def head_norm(head: LinearHead) -> Tensor:
-    """P = Σ_ℓ ‖W_ℓ‖_F² over the linear layers."""
+    """P = Σ_ℓ ‖W_ℓ‖_F² over the linear layers.
+
+    Example:
+        >>> head = LinearHead([torch.eye(2), 2 * torch.eye(2)], torch.eye(2), torch.tensor([0, 1]))
+        >>> head_norm(head).item()
+        10.0
+    """
     return sum_of_squares(head.weights)
 
 
@@ -49,6 +55,13 @@ def schatten(weights: Sequence[Tensor]) -> Check:
 
     Args:
         weights: L2 ≥ 1 matrices ``(out, in)`` that chain, first to last.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> check = schatten(head.weights)
+        >>> check.statement, check.holds
+        ('Schatten lemma', True)
     """
     weights = [w.to(torch.float64) for w in weights]
     if not weights:
@@ -57,6 +70,7 @@ def schatten(weights: Sequence[Tensor]) -> Check:
 
 
 def schatten_sides(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(m Σ_i s_i(product)^{2/m}, Σ_ℓ ‖W_ℓ‖_F²) for m matrices."""
     product = weights[0]
     for w in weights[1:]:
         product = w @ product
@@ -75,7 +89,13 @@ def log_determinant(head: LinearHead) -> Tensor:
 
 
 def waste(head: LinearHead) -> Tensor:
-    """g = (P/(K L2)) exp(−2S/(K L2)) ≥ 1: the head's squared norm over the least that its determinant needs."""
+    """g = (P/(K L2)) exp(−2S/(K L2)) ≥ 1: the head's squared norm over the least that its determinant needs.
+
+    Example:
+        >>> head = LinearHead([torch.eye(2), torch.eye(2)], torch.eye(2), torch.tensor([0, 1]))
+        >>> waste(head).item()
+        1.0
+    """
     k, depth = head.num_classes, head.depth
     return head_norm(head) / (k * depth) * torch.exp(-2 * log_determinant(head) / (k * depth))
 
@@ -93,7 +113,15 @@ def _arccosh_rounding(head: LinearHead) -> float:
 
 
 def proposition_5_1_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
-    """(κ(A), its certificate)."""
+    """(κ(A), its certificate).
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> measured, bound = proposition_5_1_sides(head, "sharp")
+        >>> bool(measured <= bound)
+        True
+    """
     k, depth = head.num_classes, head.depth
     total = head_norm(head)
     if form == "sharp":
@@ -116,6 +144,12 @@ def proposition_5_1(head: LinearHead, form: str = "sharp") -> Check:
     * sharp: κ(A) ≤ exp(L2 arccosh(g^{K/2})), g = (P/(K L2)) exp(−2S/(K L2)), S the log-determinant gained between
       Z_{L1} and f(X); needs rank f(X) = K only (ours). Not always below the simple one: take the least.
 
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> check = proposition_5_1(head)
+        >>> check.statement, check.holds
+        ('Proposition 5.1', True)
     """
     known_form(form, ("paper", "simple", "sharp"))
     hypotheses = (_full_rank_output(head),) if form == "sharp" else (head.error_below(head.label_scale, "s_K(Y)"),)
@@ -130,7 +164,15 @@ def _full_rank_output(head: LinearHead) -> Hypothesis:
 
 
 def layer_conditioning_sides(head: LinearHead) -> tuple[Tensor, Tensor]:
-    """(Σ_ℓ ln cosh ln κ_K(W_ℓ), (K L2/2) ln g); κ_K = s_1/s_K."""
+    """(Σ_ℓ ln cosh ln κ_K(W_ℓ), (K L2/2) ln g); κ_K = s_1/s_K.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> measured, bound = layer_conditioning_sides(head)
+        >>> bool(measured <= bound)
+        True
+    """
     k = head.num_classes
     spreads = torch.stack([s[0].log() - nth(s, k).log() for s in head.singular_values])
     log_cosh = spreads + torch.log1p(torch.exp(-2 * spreads)) - math.log(2)
@@ -141,6 +183,13 @@ def layer_conditioning(head: LinearHead) -> Check:
     """All linear layers at once (ours): Σ_ℓ ln cosh ln κ_K(W_ℓ) ≤ (K L2/2) ln g, κ_K = s_1/s_K.
 
     In words: the geometric mean over the linear layers of (κ_ℓ + 1/κ_ℓ)/2 is at most g^{K/2}. Needs no balance.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> check = layer_conditioning(head)
+        >>> check.statement, check.holds
+        ('Theorem 5.2 (all layers)', True)
     """
     sides = layer_conditioning_sides(head)
     hypotheses, rounding = (_full_rank_output(head),), 1e-14 * head.num_classes * head.depth
@@ -148,7 +197,15 @@ def layer_conditioning(head: LinearHead) -> Check:
 
 
 def theorem_5_2_posteriori_sides(head: LinearHead) -> tuple[Tensor, Tensor]:
-    """(κ(W_L), √((1+v)κ*² + v)), κ* = g^{K/2} + √(g^K − 1), v = Σ‖D_ℓ‖ ‖Z_{L−1}‖²/s_K(f(X))²."""
+    """(κ(W_L), √((1+v)κ*² + v)), κ* = g^{K/2} + √(g^K − 1), v = Σ‖D_ℓ‖ ‖Z_{L−1}‖²/s_K(f(X))².
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> measured, bound = theorem_5_2_posteriori_sides(head)
+        >>> bool(measured <= bound)
+        True
+    """
     k = head.num_classes
     exact = torch.exp(_arccosh_of_power(waste(head).log(), k / 2))
     v = head.imbalances.sum() * (head.feature_norms[-2] / nth(torch.linalg.svdvals(head.output), k)) ** 2
@@ -160,6 +217,13 @@ def theorem_5_2_posteriori(head: LinearHead) -> Check:
 
     v = Σ_ℓ‖D_ℓ‖_op · ‖Z_{L−1}‖_op²/s_K(f(X))² measures imbalance; for a balanced head κ(W_L) ≤ κ*. It follows from
     :func:`layer_conditioning`, without passing through κ(A), so no power of the depth multiplies the imbalance.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> check = theorem_5_2_posteriori(head)
+        >>> check.statement, check.holds
+        ('Theorem 5.2 (last layer)', True)
     """
     sides = theorem_5_2_posteriori_sides(head)
     hypotheses = (_full_rank_output(head),)
@@ -247,6 +311,10 @@ def optimal_scale(weight_decay: float, num_linear: int, samples_per_class: float
         weight_decay: λ > 0.
         num_linear: L2 ≥ 2.
         samples_per_class: n = N/K.
+
+    Example:
+        >>> round(optimal_scale(0.01, num_linear=3), 4)
+        0.99
     """
     if not weight_decay > 0 or num_linear < 2 or not samples_per_class > 0:
         raise ValueError(
