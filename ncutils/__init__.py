@@ -1,7 +1,8 @@
 """Neural collapse in wide networks trained with weight decay: metrics, batched training, theorems as checks.
 
-Companion library of the book; see the README for a five-line tour. Importing it needs torch and numpy only:
-what plots, reads tables or integrates stiff equations is imported where it is used.
+Companion library of the book on Jacot, Súkeník, Wang & Mondelli (ICLR 2025, arXiv:2410.04887); see the README for a
+five-line tour. Importing it needs torch and numpy only: what plots, reads tables or integrates stiff equations is
+imported where it is used.
 """
 
 __version__ = "0.1.0"

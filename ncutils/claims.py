@@ -475,6 +475,12 @@ def read_questions(path: str | os.PathLike = "claims.toml") -> list[dict]:
         ValueError: the file is unreadable, or a row repeats an id, names an unknown field, quantity or source, or
         has not
             exactly one threshold; the row and the field are named.
+
+    Example:
+        >>> from ncutils import _files
+        >>> questions = read_questions(_files.results_dir().parent / "claims.toml")
+        >>> "id" in questions[0]
+        True
     """
     if sys.version_info >= (3, 11):
         import tomllib

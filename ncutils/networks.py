@@ -2,7 +2,8 @@
 
 An :class:`MLP` stacks the weights of R independent runs as ``(R, out, in)``, so that one batched matrix product
 serves all of them. A :class:`ResNet20` keeps one convolutional backbone a run and stacks the dense layers behind it.
-Both return the features of every dense layer, which is all that the metrics and the theorems look at.
+Both return the features of every dense layer, which is all that the metrics and the theorems look at. The networks are
+those of arXiv:2410.04887, Section 2: L1 layers with an activation, then L2 >= 2 without, no biases.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One function per figure of the paper, drawn from the tidy frames of :mod:`ncutils.experiments`.
+"""One function per figure of the paper (arXiv:2410.04887), drawn from the tidy frames of :mod:`ncutils.experiments`.
 
-Panels stand in the paper's order. Lines are means over runs, bands one standard deviation (population form, so that
-one run has a band of width 0). Every function returns the matplotlib figure and takes a ``title``: give it the label
+Panels stand in the paper's order. Lines are means over runs, bands one standard deviation of the sample, as in the
+claims: one run has none. Every function returns the matplotlib figure and takes a ``title``: give it the label
 that says size, seeds and device of what is drawn.
 """
 
@@ -67,6 +67,11 @@ def over_training(frame, title: str = "", last: int = 7, split: str = "train"):
     ReLU layers are dashed, linear ones full; colours go from the first layer shown (light) to the last (dark).
     Balancedness is the relative one, of each layer and the next. Negativity is that of the pre-activations; in linear
     layers, where nothing is cut off, it only says what a ReLU would do there, so it is left out.
+
+    Example:
+        >>> from ncutils.experiments import load_archive
+        >>> len(over_training(load_archive("1", "cores").frame, "archived").axes)
+        4
     """
     import matplotlib.pyplot as plt
 
@@ -198,6 +203,13 @@ def bounds(rows, label: str = "", *, x: str = "step", log: bool = True, axis=Non
 
     Returns:
         The figure.
+
+    Example:
+        >>> import pandas as pd
+        >>> row = {"measured": 0.1, "bound": 0.5, "form": "sharp", "hypotheses_met": True, "vacuous": False}
+        >>> figure = bounds(pd.DataFrame([{"step": step, **row} for step in (1, 10)]), "NC1")
+        >>> len(figure.axes)
+        2
     """
     import matplotlib.pyplot as plt
     import seaborn as sns

@@ -5,6 +5,8 @@ Y one-hot. On a GPU all runs of an MLP step together as one stacked program, rep
 where stacking gains nothing, the runs go one after the other through the same equations as plain matrices. A run's
 result depends on its own seed, step size and weight decay alone, never on its neighbours.
 
+With lambda = N weight_decay that is N^-1 times the C_lambda of arXiv:2410.04887.
+
 Deep linear heads cost next to nothing: their gradients are formed from products with K rows, see
 :meth:`_DenseTrainer._gradients`.
 """

@@ -1,13 +1,22 @@
 """What a type checker sees of the public names, from a user's script."""
 
+import inspect
 import re
 import textwrap
 from pathlib import Path
 
 import pytest
 
+import ncutils
+
 api = pytest.importorskip("mypy.api")
 ROOT = Path(__file__).resolve().parents[1]
+
+PUBLIC = ("metrics", "data", "networks", "training", "experiments", "claims", "plots", "theory")
+# They read or write what only a whole book or a sweep has made.
+WITHOUT = {"ncutils.claims.judge_archives", "ncutils.claims.read_claims", "ncutils.experiments.save_archive"} | {
+    "ncutils.experiments.check_committed"
+}
 
 SCRIPT = """
 from functools import partial
@@ -61,3 +70,14 @@ def test_a_users_script_has_types_and_its_mistakes_are_found(tmp_path):
     assert {(int(line), code) for name, line, code in found if name == "bad"} == {
         (number, code) for number, code in enumerate(expected, start=1) if code
     }, textwrap.indent(out + err, "  ")
+
+
+def test_every_public_name_of_the_library_has_an_example():
+    """Run by --doctest-modules."""
+    lacking = []
+    for module in (ncutils, *(getattr(ncutils, name) for name in PUBLIC)):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if inspect.isclass(value) or inspect.isfunction(value):
+                lacking += [f"{module.__name__}.{name}"] * (">>>" not in (value.__doc__ or ""))
+    assert sorted(set(lacking) - WITHOUT) == []

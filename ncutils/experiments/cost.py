@@ -17,7 +17,13 @@ from ncutils.networks import MLP
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run will take; ``seconds`` are those of one worker on this machine's device, jobs on disk left out."""
+    """What a run will take; ``seconds`` are those of one worker on this machine's device, jobs on disk left out.
+
+    Example:
+        >>> print(Cost("1", "quick", "CPU", 3, 0, 3, 15000, 4.5e11, 12.0))
+        figure 1, profile quick: 3 runs in 3 jobs (0 on disk), 15,000 training steps, 4.5e+11 flop,
+        about 12 s of one worker (CPU)
+    """
 
     figure: str
     profile: str

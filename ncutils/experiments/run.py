@@ -130,7 +130,12 @@ def _solve(job: Job, key: str, folder: Path | None):
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended a run; ``status`` is the exit status that goes with it."""
+    """A signal ended a run; ``status`` is the exit status that goes with it.
+
+    Example:
+        >>> Stopped(signal.SIGTERM, None).status
+        143
+    """
 
     def __init__(self, number: int, folder: Path | None):
         self.status = 128 + number

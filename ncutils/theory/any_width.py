@@ -133,7 +133,7 @@ def certify_start(
     >>> from ncutils.theory import general_position
     >>> x, y = general_position(6, 8), np.arange(6) % 2
     >>> objective = Objective(x, y, 1, 0.0)
-    >>> phase = certify_start(doubled_start(objective, [4, 3, 2], 6.0), x, y, num_nonlinear=1)
+    >>> phase = certify_start(doubled_start(objective, [4, 4, 2], 6.0), x, y, num_nonlinear=1)
     >>> all(h.holds for h in phase.hypotheses()), phase.weight_decay > 0
     (True, True)
     """

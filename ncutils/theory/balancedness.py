@@ -1,5 +1,7 @@
 """The balancedness laws of Section 4: they hold for every step of plain (stochastic) gradient descent on any loss.
 
+The section is that of arXiv:2410.04887.
+
 With D_ℓ = W_{ℓ+1}ᵀW_{ℓ+1} − W_ℓW_ℓᵀ the imbalance of two neighbouring linear layers: what one step makes of it
 (:func:`balancedness_step`), what a flow does (:func:`balancedness_flow`), and how large it can be where the gradient
 is small (:func:`balancedness_stationary`). Rows are samples, weights ``(out, in)``, everything is float64.

@@ -257,6 +257,16 @@ def certificate_a_priori(
 
     Raises:
         ValueError: weight_decay that is not positive.
+
+    Example:
+        >>> from ncutils.networks import MLP
+        >>> network = MLP(8, 2, num_nonlinear=1, num_linear=2, width=4, dtype=torch.float64)
+        >>> x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> y = torch.arange(20) % 2
+        >>> head = LinearHead.of(network, x, y)
+        >>> first = [network.weights[0][0].detach()]
+        >>> certificate_a_priori(head, nonlinear_weights=first, x=x, weight_decay=0.1).statement
+        'Certificate (a priori)'
     """
     sides, hypotheses = a_priori_sides(head, nonlinear_weights, x, weight_decay)
     return Check("Certificate (a priori)", "log_kappa_head", "simple", hypotheses, *sides, "<=")

@@ -1,4 +1,7 @@
-"""``certify``: everything the theory says about one trained network, in one table."""
+"""``certify``: everything the theory says about one trained network, in one table.
+
+The theory is that of arXiv:2410.04887, Theorems 3.1 and 5.2 and Propositions 5.1 and 5.3.
+"""
 
 from __future__ import annotations
 

@@ -106,6 +106,16 @@ def corollary_5_2(
 
     Raises:
         ValueError: weight_decay that is not positive.
+
+    Example:
+        >>> from ncutils.networks import MLP
+        >>> network = MLP(8, 2, num_nonlinear=1, num_linear=2, width=4, dtype=torch.float64)
+        >>> x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> y = torch.arange(20) % 2
+        >>> head = LinearHead.of(network, x, y)
+        >>> first = [network.weights[0][0].detach()]
+        >>> [check.quantity for check in corollary_5_2(head, nonlinear_weights=first, x=x, weight_decay=0.1)]
+        ['nc1', 'nc2', 'nc3']
     """
     (_, log_c), hypotheses = a_priori_sides(head, nonlinear_weights, x, weight_decay)
     norms = sum(w.to(torch.float64).square().sum() for w in (*head.weights, *nonlinear_weights))

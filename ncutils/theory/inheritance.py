@@ -84,7 +84,14 @@ def inheritance(
 def inheritance_sides(
     last: Tensor, before: Tensor, z: Tensor, y: Tensor, form: str, bias: Tensor, rank: int
 ) -> tuple[Tensor, Tensor]:
-    """(NC1(Z_{L−1}), its bound at one r), differentiable; ``z`` is Z_{L−2}."""
+    """(NC1(Z_{L−1}), its bound at one r), differentiable; ``z`` is Z_{L−2}.
+
+    Example:
+        >>> eye, z, y = torch.eye(2), torch.tensor([[1.0, 0.1], [1.0, -0.1], [0.0, 1.0]]), torch.tensor([0, 0, 1])
+        >>> measured, bound = inheritance_sides(eye, eye, z, y, "sharp", torch.zeros(2), 2)
+        >>> bool(measured <= bound * (1 + 1e-6))
+        True
+    """
     entering = (z - _means(z, y)[y]).square().sum() / len(z)
     features = z @ before.T + bias
     outputs = features @ last.T

@@ -78,6 +78,12 @@ def stationary_trace(head: LinearHead, weight_decay: float) -> Check:
     """λ‖W_L‖_F² + ‖E_w‖_F² − tr RW_Lᵀ ≤ N/4, at any parameters; the third term is 0 at a stationary point (ours).
 
     tr (I−M)Mᵀ = tr M − ‖M‖_F² ≤ K/4. Arguments as in :func:`stationary_identity`.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> stationary_trace(head, weight_decay=0.1).statement
+        'Stationary points (trace)'
     """
     _, within, pull = _parts(head, weight_decay)
     last = head.weights[-1]
@@ -86,7 +92,14 @@ def stationary_trace(head: LinearHead, weight_decay: float) -> Check:
 
 
 def stationary_nc2_sides(head: LinearHead, weight_decay: float) -> tuple[Tensor, Tensor]:
-    """(NC2(Z_{L−1}), its bound (2)); infinite for δ ≥ 1."""
+    """(NC2(Z_{L−1}), its bound (2)); infinite for δ ≥ 1.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> len(stationary_nc2_sides(head, weight_decay=0.1))
+        2
+    """
     measured = head.nc2(head.layers[-2])
     _, _, pull = _parts(head, weight_decay)
     delta = op_norm(head.mean_error)
@@ -102,6 +115,12 @@ def stationary_nc2(head: LinearHead, weight_decay: float) -> Check:
     """Bound (2) of NC2(Z_{L−1}); κ(W_L)/(1−δ) at a stationary point with λ > 0, and never above Theorem 3.1's (ours).
 
     Arguments as in :func:`stationary_identity`.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> stationary_nc2(head, weight_decay=0.1).statement
+        'Stationary points (NC2)'
     """
     sides = stationary_nc2_sides(head, weight_decay)
     hypotheses = (Hypothesis("‖Ē‖_op < 1", op_norm(head.mean_error), 1.0, "<"), head.full_rank())

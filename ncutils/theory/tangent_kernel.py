@@ -1,5 +1,7 @@
 """Proposition 5.3: the tangent kernel of the linear layers, and what a stable step size makes of it.
 
+The proposition is that of arXiv:2410.04887.
+
 Θ_ℓ is the block of the neural tangent kernel that belongs to layer ℓ, Θ_linear their sum over the linear layers. Forms
 and conventions as in :mod:`ncutils.theory.theorem_3_1`; ``"paper"`` marks a reconstruction in the paper's shape.
 """

@@ -1,6 +1,7 @@
 """Theorem 3.1: low error, balanced linear layers and bounded conditioning give neural collapse.
 
-Four parts (NC1, conditioning, NC2, NC3) and the telescoping lemma behind the second. Each function returns a
+The theorem of arXiv:2410.04887 in four parts (NC1, conditioning, NC2, NC3) and the telescoping lemma behind the
+second. Each function returns a
 :class:`~ncutils.theory.checks.Check` in the form asked for:
 
 * ``"paper"``: the paper's ingredients only (ε1, ε2, one radius r for every norm, a bound on the head's
@@ -89,7 +90,15 @@ def telescoping(weights: Sequence[Tensor], count: int | None = None, form: str =
 
 
 def telescoping_sides(head: LinearHead, count: int, form: str) -> tuple[Tensor, Tensor]:
-    """(‖W_{L:L−m+1}W_{L:L−m+1}ᵀ − (W_LW_Lᵀ)^m‖_op, its bound), m = ``count``."""
+    """(‖W_{L:L−m+1}W_{L:L−m+1}ᵀ − (W_LW_Lᵀ)^m‖_op, its bound), m = ``count``.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> measured, bound = telescoping_sides(head, 2, "sharp")
+        >>> bool(measured <= bound)
+        True
+    """
     product, last = head.tail(count), head.weights[-1]
     gap = op_norm(product @ product.T - torch.linalg.matrix_power(last @ last.T, count))
     return gap, telescoping_error(head, count, form)

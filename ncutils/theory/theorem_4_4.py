@@ -1,6 +1,6 @@
 """Section 4: gradient descent with weight decay fits the data, balances the linear layers, and then collapses.
 
-Every statement of the section as a function that returns a :class:`~ncutils.theory.checks.Check`:
+Every statement of that section of arXiv:2410.04887 as a function that returns a :class:`~ncutils.theory.checks.Check`:
 
 * Assumptions 4.1 to 4.3: :func:`assumption_4_1`, :func:`assumption_4_2`, :meth:`TwoPhase.assumption_4_3`;
 * the pyramid PL lemma (:func:`pyramid_pl`) and Proposition 4.5 (:func:`proposition_4_5`);

@@ -1,5 +1,7 @@
 """Section 5: near-optimal networks, and networks stable at a large step size, have well-conditioned linear heads.
 
+The section is that of arXiv:2410.04887.
+
 With A = W_{L:L1+1} the product of the L2 linear layers, P = Σ‖W_ℓ‖_F² over them and K classes:
 
 * :func:`schatten`: the lemma that ties P to the singular values of A;
@@ -70,7 +72,15 @@ def schatten(weights: Sequence[Tensor]) -> Check:
 
 
 def schatten_sides(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """(m Σ_i s_i(product)^{2/m}, Σ_ℓ ‖W_ℓ‖_F²) for m matrices."""
+    """(m Σ_i s_i(product)^{2/m}, Σ_ℓ ‖W_ℓ‖_F²) for m matrices.
+
+    Example:
+        >>> from ncutils.theory import random_head
+        >>> head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+        >>> measured, bound = schatten_sides(head.weights)
+        >>> bool(measured <= bound)
+        True
+    """
     product = weights[0]
     for w in weights[1:]:
         product = w @ product
@@ -236,7 +246,18 @@ def theorem_5_2_posteriori(head: LinearHead) -> Check:
 def theorem_5_2_a_priori_sides(
     head: LinearHead, nonlinear_weights: Sequence[Tensor], x: Tensor, weight_decay: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(κ(A), its a-priori bound, the bound 2C_λ(θ) = λ(c + K L2 + δ) on ε1² that it rests on)."""
+    """(κ(A), its a-priori bound, the bound 2C_λ(θ) = λ(c + K L2 + δ) on ε1² that it rests on).
+
+    Example:
+        >>> from ncutils.networks import MLP
+        >>> network = MLP(8, 2, num_nonlinear=1, num_linear=2, width=4, dtype=torch.float64)
+        >>> x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> y = torch.arange(20) % 2
+        >>> head = LinearHead.of(network, x, y)
+        >>> first = [network.weights[0][0].detach()]
+        >>> len(theorem_5_2_a_priori_sides(head, first, x, 0.1))
+        3
+    """
     k, depth, nonlinear = head.num_classes, head.depth, len(nonlinear_weights)
     norm = head_norm(head) + sum(w.to(torch.float64).square().sum() for w in nonlinear_weights)
     # c + K L2 + δ: the objective in units of λ/2
@@ -270,6 +291,16 @@ def theorem_5_2_a_priori(
 
     Raises:
         ValueError: weight_decay that is not positive.
+
+    Example:
+        >>> from ncutils.networks import MLP
+        >>> network = MLP(8, 2, num_nonlinear=1, num_linear=2, width=4, dtype=torch.float64)
+        >>> x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> y = torch.arange(20) % 2
+        >>> head = LinearHead.of(network, x, y)
+        >>> first = [network.weights[0][0].detach()]
+        >>> theorem_5_2_a_priori(head, nonlinear_weights=first, x=x, weight_decay=0.1).statement
+        'Theorem 5.2 (a priori)'
     """
     if not weight_decay > 0:
         raise ValueError(f"weight_decay must be a positive number; got {weight_decay}")
@@ -295,6 +326,16 @@ def excess(
     """δ of Theorem 5.2: 2C_λ(θ)/λ − c − K L2; at most 0 at a global minimiser.
 
     ``reference`` is c, the squared norm of some nonlinear part with Z_{L1} = Y (padded with zeros) exactly.
+
+    Example:
+        >>> from ncutils.networks import MLP
+        >>> network = MLP(8, 2, num_nonlinear=1, num_linear=2, width=4, dtype=torch.float64)
+        >>> x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> y = torch.arange(20) % 2
+        >>> head = LinearHead.of(network, x, y)
+        >>> first = [network.weights[0][0].detach()]
+        >>> bool(excess(head, nonlinear_weights=first, weight_decay=0.1, reference=4.0) > 0)
+        True
     """
     norm = head_norm(head) + sum(w.to(torch.float64).square().sum() for w in nonlinear_weights)
     return float(head.eps1**2 / weight_decay + norm) - reference - head.num_classes * head.depth
