@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import nn
 from torch.utils.data import TensorDataset
 
 from ncutils import _files, data, training
@@ -171,7 +170,7 @@ def test_a_data_file_of_something_else_is_refused_by_name(tmp_path, changes, wor
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: train(nn.Sequential(nn.Linear(8, 3)), BLOBS, CONFIG), TypeError, "network must be an ncutils MLP"),
+        (lambda: train("a network", BLOBS, CONFIG), TypeError, "network must be an nn.Module; got str"),
         (lambda: train(network(), TensorDataset(BLOBS.x, BLOBS.y), CONFIG), TypeError, r"data must be a Dataset"),
         (lambda: train(network(), replace(BLOBS, x=BLOBS.x / 0), CONFIG), ValueError, "data.x must be finite"),
         (lambda: train(network(), replace(BLOBS, y=BLOBS.y + 1), CONFIG), ValueError, "data.y must be int64 in 0..2"),
