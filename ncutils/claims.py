@@ -2,8 +2,7 @@
 
 A chapter collects :class:`Claims` with :meth:`Claims.add` and displays them as a table. The same rows travel in the
 cell's output under a media type of our own, so the ledger reads them from the notebooks the reader sees. What an
-archive
-is asked stands in ``claims.toml``, committed before the archive; :func:`judge_archives` answers it.
+archive is asked stands in ``claims.toml``, committed before the archive; :func:`judge_archives` answers it.
 """
 
 from __future__ import annotations
@@ -48,8 +47,7 @@ def verdict(
     """What a number says about its threshold.
 
     Undecided if the value is not finite, or ``|value - threshold| < margin * spread``; without a spread (one run),
-    if it
-    lies within a twentieth of the threshold. Exact statements, whose value is no estimate, are given ``spread=0``.
+    if it lies within a twentieth of the threshold. Exact statements, whose value is no estimate, are given ``spread=0``.
 
     Args:
         value: the number, a mean over runs where there are several.
@@ -94,8 +92,7 @@ class Claim:
         scale: what was run, e.g. ``"quick: 1,000 digits, 3 seeds, CPU"``.
         verdict: one of :data:`VERDICTS`; compute it, with :func:`verdict` or :meth:`judge` for instance.
         numbers: the few numbers it rests on: "value", "threshold", "spread", "seeds" and "distance" (in spreads)
-            where it
-            was judged against a threshold.
+            where it was judged against a threshold.
 
     Example:
         >>> claim = Claim("X-1", "NC1 falls.", "ours", "02", "1,000 digits", Claim.judge(0.01 < 0.1), {"NC1": 0.01})
@@ -183,8 +180,7 @@ class Claims(list):
         """Judge a claim and append it.
 
         Either a ``value`` with ``below`` or ``above`` (see :func:`verdict`), or ``holds``, for what is no number
-        against a
-        threshold: an identity, a count of violations.
+        against a threshold: an identity, a count of violations.
 
         Args:
             id, source, text: as in :class:`Claim`.
@@ -473,8 +469,7 @@ def read_questions(path: str | os.PathLike = "claims.toml") -> list[dict]:
 
     Raises:
         ValueError: the file is unreadable, or a row repeats an id, names an unknown field, quantity or source, or
-        has not
-            exactly one threshold; the row and the field are named.
+            has not exactly one threshold; the row and the field are named.
 
     Example:
         >>> from ncutils import _files
