@@ -47,7 +47,8 @@ def verdict(
     """What a number says about its threshold.
 
     Undecided if the value is not finite, or ``|value - threshold| < margin * spread``; without a spread (one run),
-    if it lies within a twentieth of the threshold. Exact statements, whose value is no estimate, are given ``spread=0``.
+    if it lies within a twentieth of the threshold. Exact statements, whose value is no estimate, are given
+    ``spread=0``.
 
     Args:
         value: the number, a mean over runs where there are several.
