@@ -1,12 +1,14 @@
 """Theorem 4.4 on real digits of ten classes, once, into results/theorem-4-4-digits.json (chapter 3).
 
     python tools/certified_digits.py 10 20        # digits per class; a case already in the file is kept
+    python tools/certified_digits.py --relu       # the descent half with plain ReLU, into theorem-4-4-relu.json
 
 Widths N-12-11-10 with two nonlinear layers, from a start with hidden features; every hypothesis and conclusion is
 evaluated. Half a step at a time, the run is repeated, so that the file also says how far the two differ.
 """
 
 import argparse
+import itertools
 import json
 import math
 import platform
@@ -87,18 +89,61 @@ def case(per_class: int) -> dict:
     }
 
 
+def relu() -> dict:
+    """Six samples, widths 12-3-2, plain ReLU, every step of descent checked."""
+    x, y = theory.general_position(6, 8), np.arange(6) % 2
+    objective, widths = theory.Objective(x, y, 1, 0.0, activation="relu"), [12, 3, 2]
+    weights = theory.initialise(objective, widths, theory.smallest_scale(objective, widths, [("sharp", "descent")]))
+    objective = replace(objective, weight_decay=theory.TwoPhase.at(objective, weights).largest_weight_decay)
+    phase = theory.TwoPhase.at(objective, weights)
+    eta = theory.largest_step(objective, weights, 300)
+    steps = round(3.5 / (eta * objective.weight_decay))
+    begin = time.process_time()
+    run = theory.descend(objective, weights, eta, steps, record=200)
+    seconds = time.process_time() - begin
+    signs = [x @ run.weights(i)[0].numpy().T > 0 for i in range(len(run))]
+    return {
+        "samples": 6,
+        "widths": widths,
+        "steps": steps,
+        "step_size": eta,
+        "weight_decay": objective.weight_decay,
+        "descent_gap": run.descent_gap,
+        "hypotheses": {h.name: [h.value, h.sense, h.threshold, bool(h.holds)] for h in phase.hypotheses("descent")},
+        "flow_half": all(h.holds for h in phase.hypotheses("flow")),
+        "conclusions": {
+            c.statement: [float(c.measured), c.sense, float(c.bound), c.holds]
+            for c in theory.theorem_4_4(phase, run)[:5]
+        },
+        "switched": sum(int((a != b).sum()) for a, b in itertools.pairwise(signs)),
+        "nc1": [float(run.nc1[0]), float(run.nc1[-1])],
+        "bound": {f: float(theory.theorem_3_1_nc1(run.heads[-1], f).bound) for f in ("paper", "sharp")},
+        "seconds": seconds,
+    } | provenance()
+
+
+def provenance() -> dict:
+    return {
+        "git_commit": subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip(),
+        "device": f"CPU, one thread, {platform.machine()}",
+        "versions": {"python": platform.python_version(), "numpy": np.__version__},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("per_class", nargs="+", type=int)
+    parser.add_argument("per_class", nargs="*", type=int)
+    parser.add_argument("--relu", action="store_true")
     torch.set_num_threads(1)
     archive = json.loads(TARGET.read_text()) if TARGET.exists() else {"cases": {}}
-    for per_class in parser.parse_args().per_class:
+    arguments = parser.parse_args()
+    if arguments.relu:
+        TARGET.with_name("theorem-4-4-relu.json").write_text(json.dumps(relu(), indent=1) + "\n")
+    for per_class in arguments.per_class:
         if str(10 * per_class) in archive["cases"]:
             continue
         archive["cases"][str(10 * per_class)] = case(per_class)
-        archive["git_commit"] = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
-        archive["device"] = f"CPU, one thread, {platform.machine()}"
-        archive["versions"] = {"python": platform.python_version(), "numpy": np.__version__}
+        archive |= provenance()
         TARGET.write_text(json.dumps(archive, indent=1) + "\n")
 
 

@@ -573,3 +573,22 @@ def test_descent_with_plain_relu():
     assert all(c.holds for c in checks), [str(c) for c in checks]
     with pytest.raises(ValueError, match="slope above 0"):
         TwoPhase.at(replace(objective, num_nonlinear=2), [*weights[:2], np.eye(3), weights[2]])
+
+
+def test_rounding_forgives_no_time_that_is_judged():
+    """At the end of a long slide ‖D‖ is below the solver's accuracy; the verdict comes from earlier times."""
+    objective = Objective(general_position(4, 6), labels(4, 2), 1, 0.0)
+    weights = initialise(objective, [4, 3, 2], smallest_scale(objective, [4, 3, 2]))
+    decay = TwoPhase.at(objective, weights).largest_weight_decay
+    objective = replace(objective, weight_decay=decay)
+    run = flow(objective, weights, np.array([0, 0.5, 1, 12]) / decay)
+    phase = TwoPhase.at(objective, weights)
+    size = np.sum(run.states**2, axis=1).max()
+    check = theorem_4_4_balancing(phase, run)
+    assert check.holds and check.bound > 1e-5 * size > run.imbalances[-1]
+    # an imbalance that stands 0.5 % above the law at a judged time is seen
+    states = run.states.copy()
+    states[2] *= 1.0025
+    moved = replace(run, states=states)
+    assert moved.imbalances[2] > 1.004 * run.imbalances[2]
+    assert theorem_4_4_balancing(phase, moved).holds is False
