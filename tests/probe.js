@@ -33,6 +33,7 @@ function cut(article) {
 
 addEventListener("load", async () => {
   if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
+  await wait(300); // fit.js
   const article = document.querySelector("article") || document.body;
   const within = [...article.querySelectorAll("a[href^='#']")].map((link) => link.getAttribute("href").slice(1));
   const fetched = performance.getEntriesByType("resource").map((entry) => entry.name);

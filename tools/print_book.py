@@ -2,7 +2,7 @@
 
     python tools/print_book.py _build/html _build/book.pdf
 
-Proofs and solutions are unfolded (book/_static/print.js). Needs Chromium and pdfunite (poppler-utils); without one of
+Proofs and solutions are unfolded (book/_static/fit.js). Needs Chromium and pdfunite (poppler-utils); without one of
 them it says so and ends well.
 """
 
