@@ -201,8 +201,9 @@ def certify(model, x, y: Tensor | None = None, *, batch_size: int = 2000) -> Cer
             mode. The head is found by itself, and what it computes is compared with the model's outputs. A network of
             :mod:`ncutils.networks` must hold one run. Or a pair ``(weights, features)``: the linear layers' weights,
             first to last, and the features entering them.
-        x: inputs ``(N, …)``; or, without ``y``, a ``DataLoader`` of ``(inputs, labels)`` or a data set with ``x`` and
-            ``y``. For a pair ``(weights, features)``, x is only counted (None is fine).
+        x: inputs ``(N, …)``; or, without ``y``, a ``DataLoader`` or ``Dataset`` of ``(inputs, labels)``, a pair
+            ``(x, y)`` or a data set with ``x`` and ``y``. Beside a pair ``(weights, features)``, x is only counted
+            (None is fine).
         y: labels ``(N,)``, integers 0..K−1, every class present. The ``paper`` forms ask for classes of one size.
         batch_size: samples a forward pass; a loader has its own.
 
@@ -232,11 +233,12 @@ def certify(model, x, y: Tensor | None = None, *, batch_size: int = 2000) -> Cer
         weights, features, labels, names = extract(model, x, y, batch_size)
     head = LinearHead(weights, features, labels.to(features.device))
     checks = []
-    for statement in STATEMENTS:
-        checks += [statement(head, form) for form in FORMS]
-    further = [inheritance(head), head_certificate(head), certificate_of_last_layer(head)]
-    for layer in range(1, head.depth - 1):  # at the last of them Theorem 3.1 itself stands above
-        further += [statement(head, layer) for statement in (every_layer_nc1, every_layer_nc2, every_layer_nc3)]
+    with torch.enable_grad():  # some statements differentiate, whatever the caller has switched off
+        for statement in STATEMENTS:
+            checks += [statement(head, form) for form in FORMS]
+        further = [inheritance(head), head_certificate(head), certificate_of_last_layer(head)]
+        for layer in range(1, head.depth - 1):  # at the last of them Theorem 3.1 itself stands above
+            further += [statement(head, layer) for statement in (every_layer_nc1, every_layer_nc2, every_layer_nc3)]
     return Certificate(tuple(checks), head, tuple(names), tuple(further))
 
 
@@ -341,10 +343,16 @@ def _batches(x, y, batch_size: int, device):
     """(inputs, labels) in float64 on the model's device, from tensors, from a data set of ours or from a loader."""
     if y is None and hasattr(x, "x") and hasattr(x, "y"):
         x, y = x.x, x.y
+    elif y is None and isinstance(x, (tuple, list)) and len(x) == 2 and all(hasattr(part, "shape") for part in x):
+        x, y = x
+    elif y is None and isinstance(x, torch.utils.data.Dataset):
+        x = torch.utils.data.DataLoader(x, batch_size=batch_size)
     if y is None:
         pairs = iter(x) if hasattr(x, "__iter__") and not isinstance(x, (Tensor, str)) else None
         if pairs is None:
-            raise ValueError(f"x must be a loader of (inputs, labels) where y is not given; got {type(x).__name__}")
+            raise ValueError(
+                f"x must be a loader, Dataset or pair of (inputs, labels) without y; got {type(x).__name__}"
+            )
     else:
         x, y = torch.as_tensor(x), torch.as_tensor(y)
         if y.ndim != 1 or len(y) != len(x):

@@ -339,8 +339,8 @@ def _checked_labels(y: Tensor, num_samples: int, num_classes: int) -> Tensor:
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= num_classes:
         raise ValueError(
-            f"y must be 0 … {num_classes - 1}: ; got labels from {low} to {high}"
-            f"the last layer has K = {num_classes} outputs"
+            f"y must be 0 … {num_classes - 1}, the last layer has K = {num_classes} outputs; "
+            f"got labels from {low} to {high}"
         )
     counts = torch.bincount(y.long(), minlength=num_classes)
     if int(counts.min()) == 0:

@@ -335,7 +335,7 @@ def test_wrong_data(trained, data):
     cases = [
         (x, y[:-1], "shape \\(30,\\)"),
         (x, nn.functional.one_hot(y), "shape \\(30,\\)"),
-        (x, y + 1, "labels from 1 to 3"),
+        (x, y + 1, "y must be 0 … 2, the last layer has K = 3 outputs; got labels from 1 to 3"),
         (x, y.clamp(max=1), "every class"),
         (x, y.float(), "integer"),
         (x[:0], y[:0], "no samples"),
@@ -504,6 +504,8 @@ def test_a_loader_gives_what_tensors_give(trained, data):
     for loader in (
         torch.utils.data.DataLoader(pairs, batch_size=7),
         torch.utils.data.DataLoader(pairs, batch_size=30, shuffle=True),
+        pairs,
+        data,
     ):
         for a, b in zip(whole.checks, certify(trained, loader).checks, strict=True):
             assert (a.measured, a.bound) == pytest.approx((b.measured, b.bound), rel=1e-9)
@@ -512,6 +514,12 @@ def test_a_loader_gives_what_tensors_give(trained, data):
             certify(trained, bad)
     with pytest.raises(ValueError, match="y must be given"):
         certify(([torch.eye(3)] * 2, torch.eye(3)), None)
+
+
+def test_without_gradients_it_says_the_same(trained, data):
+    with torch.no_grad():
+        certificate = certify(trained, *data)
+    assert str(certificate.tally) == str(certify(trained, *data).tally)
 
 
 def test_the_text_says_why_and_ticks_nothing_that_is_vacuous(data):
