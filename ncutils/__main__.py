@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
-from ncutils import experiments, fetch
+from ncutils import __version__, experiments, fetch
 
 EXAMPLES = """examples:
   python -m ncutils list                                  the figures and what each profile runs
@@ -22,7 +23,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 1 failed on the way, 2 asked for something that is not there."""
     args = _parser().parse_args(argv)
     try:
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()  # a pipe that nobody reads is found out here and not at exit
+        return status
+    except BrokenPipeError:  # `... | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -41,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"ncutils {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name, function, help):
@@ -117,6 +124,7 @@ def _cost(args) -> int:
 def _run(args) -> int:
     spec = experiments.specification(args.figure, args.profile or "quick")
     archiving = spec.profile != "quick" and not args.no_archive
+    experiments.check_engine(args.backend, args.jobs, args.device)  # before the estimate, not after it
     if archiving:
         experiments.check_committed()  # before the hours, not after them
     print(experiments.cost(spec, device=args.device), flush=True)

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+import ncutils
 from ncutils import _files, experiments
 from ncutils.__main__ import main
 from ncutils.experiments import Job, jobs
@@ -25,6 +26,7 @@ TINY = experiments.specification("3").but(
 )
 
 ARCHIVE = sys.modules["ncutils.experiments.archive"]
+CHECK_COMMITTED = experiments.check_committed  # the fixture below puts another in its place
 
 
 @pytest.fixture(autouse=True)
@@ -148,3 +150,35 @@ def test_help_has_examples_and_every_command():
     for word in ("list", "cost", "run", "resume", "paper", "data", "--backend ray"):
         assert word in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"ncutils {ncutils.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--jobs", "0"], "jobs must be at least 1; got 0"), (["--backend", "ray"], "backend 'ray' needs the package")],
+)
+def test_what_cannot_run_is_refused_before_the_estimate(arguments, words, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(experiments, "cost", lambda *_, **__: pytest.fail("estimated"))
+    assert main(["run", "3", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_copy_that_is_no_checkout_is_told_what_lifts_it(monkeypatch, capsys):
+    monkeypatch.setattr(ARCHIVE, "git", lambda *_: None)
+    monkeypatch.setattr(experiments, "check_committed", CHECK_COMMITTED)
+    monkeypatch.setattr(experiments, "run", lambda *_, **__: pytest.fail("ran"))
+    assert main(["run", "3", "--profile", "cores"]) == 2
+    assert "--no-archive" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    command = f"{sys.executable} -m ncutils list | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

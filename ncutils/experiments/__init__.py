@@ -47,7 +47,7 @@ from ncutils.experiments.result import (
     label,
     nonlinear_head,
 )
-from ncutils.experiments.run import BACKENDS, Stopped, progress, run
+from ncutils.experiments.run import BACKENDS, Stopped, check_engine, progress, run
 from ncutils.experiments.specification import PROFILES, Specification, declare
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "archive",
     "archived",
     "check_committed",
+    "check_engine",
     "class_grams",
     "class_means",
     "cost",

@@ -137,7 +137,10 @@ def save_archive(result, folder: str | os.PathLike | None = None) -> Path:
 def check_committed() -> None:
     """Raise ValueError unless the code behind the results is exactly what HEAD holds."""
     if git("rev-parse", "HEAD") is None:
-        raise ValueError("an archive names the commit whose code made it, and this copy is not a git checkout")
+        raise ValueError(
+            "an archive names the commit whose code made it, and this copy is not a git checkout: "
+            "give --no-archive to compute and cache alone"
+        )
     files = [str(jobs.PACKAGE / name) for name in (*jobs.CODE, "experiments") if (jobs.PACKAGE / name).exists()]
     if changed := git("status", "--porcelain", "--", *files):
         raise ValueError(

@@ -250,13 +250,21 @@ ENGINES = {"loky": _loky, "sequential": _sequential, "ray": _ray, "dask": _dask}
 BACKENDS = tuple(ENGINES)
 
 
+def check_engine(backend: str, jobs: int | None = None, device: str | None = None) -> None:
+    """Raise ValueError for a device, number of jobs or backend that :func:`run` would refuse, without starting one."""
+    _jobs(jobs, checked_device(device))
+    for module in {"ray": ("ray",), "dask": ("distributed", "dask")}.get(backend, ()):
+        _import(module, backend)
+
+
 def _import(module: str, extra: str):
     import importlib
 
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        wanted = f'pip install ".[{extra}]" in a checkout'
+        package = {"dask": "distributed"}.get(extra, extra)
+        wanted = f'pip install {package}, or pip install ".[{extra}]" in a checkout'
         raise ValueError(f"backend {extra!r} needs the package: {wanted} ({error})") from error
 
 
