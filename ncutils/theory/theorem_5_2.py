@@ -99,7 +99,7 @@ def log_determinant(head: LinearHead) -> Tensor:
 
 
 def waste(head: LinearHead) -> Tensor:
-    """g = (P/(K L2)) exp(−2S/(K L2)) ≥ 1: the head's squared norm over the least that its determinant needs.
+    """g = (P/(K L2)) exp(−2S/(K L2)) ≥ 1: the head's squared norm over a lower bound of the least it could have.
 
     Example:
         >>> head = LinearHead([torch.eye(2), torch.eye(2)], torch.eye(2), torch.tensor([0, 1]))
