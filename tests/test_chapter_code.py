@@ -17,7 +17,6 @@ OWED = {
     "02_sufficient_conditions": 1,
     "04_global_minimizers": 1,
     "05_large_learning_rates": 3,
-    "06_training_dynamics": 6,
     "09_ledger": 4,
     "10_beyond": 3,
 }
