@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ncutils._arguments import checked, integer, many
+
 __all__ = ["MLP", "Layers", "ResNet20", "Smooth", "smooth", "smooth_derivative"]
 
 
@@ -33,6 +35,7 @@ class Layers(NamedTuple):
     post: list[Tensor]
 
 
+@checked()
 def smooth(x: Tensor, gamma: float) -> Tensor:
     """An activation that meets Assumption 4.2: slope between ``gamma`` and 1, Lipschitz slope, 0 at 0.
 
@@ -43,6 +46,7 @@ def smooth(x: Tensor, gamma: float) -> Tensor:
     return gamma * x + (1 - gamma) * (x + (x.square() + 1).sqrt() - 1) / 2
 
 
+@checked()
 def smooth_derivative(x: Tensor, gamma: float) -> Tensor:
     """Derivative of :func:`smooth`.
 
@@ -128,10 +132,12 @@ class _DenseStack(nn.Module):
             post.append(z)
         return Layers(pre, post)
 
+    @checked()
     def forward(self, x: Tensor) -> Tensor:
         """Outputs ``(R, N, K)`` for inputs ``(N, ...)`` shared by all runs."""
         return self.layers(x).post[-1]
 
+    @checked(runs=many(integer()))
     def select(self, runs: list[int]):
         """A copy that holds these runs only."""
         for run in runs:
@@ -141,6 +147,7 @@ class _DenseStack(nn.Module):
         part.weights = nn.ParameterList(nn.Parameter(w.data[list(runs)].clone()) for w in self.weights)
         return part
 
+    @checked()
     def run(self, run: int):
         """A copy that holds one run only."""
         return self.select([run])
@@ -223,12 +230,14 @@ class MLP(_DenseStack):
         sizes = (input_dim, *widths, num_classes)
         super().__init__(sizes, num_nonlinear, num_linear, activation, gamma, seeds, dtype, device)
 
+    @checked()
     def layers(self, x: Tensor) -> Layers:
         """Every layer's features for ``x`` ``(N, d)`` shared by the runs, or ``(R, N, d)``."""
         if x.shape[-1] != self.sizes[0]:
             raise ValueError(f"x must be (N, {self.sizes[0]}) or (R, N, {self.sizes[0]}); got {tuple(x.shape)}")
         return self._dense_layers(x)
 
+    @checked()
     def sequential(self, run: int = 0) -> nn.Sequential:
         """One run as an ordinary ``nn.Sequential`` of bias-free ``nn.Linear`` layers and activations (a copy)."""
         self._check_run(run)
@@ -315,6 +324,7 @@ class ResNet20(_DenseStack):
                         module.weight.data.copy_(drawn)
             self.backbones.append(backbone.to(device).to(memory_format=torch.channels_last))
 
+    @checked()
     def layers(self, x: Tensor) -> Layers:
         """Features of the dense layers for images ``x`` ``(N, C, H, W)``; the backbone's own are not kept."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:
@@ -327,6 +337,7 @@ class ResNet20(_DenseStack):
         part.backbones = nn.ModuleList([copy.deepcopy(self.backbones[run]) for run in runs])
         return part
 
+    @checked()
     def sequential(self, run: int = 0) -> nn.Sequential:
         """One run as an ``nn.Sequential``: its backbone, then ``nn.Linear`` layers and activations (a copy)."""
         self._check_run(run)

@@ -118,3 +118,42 @@ def test_class_means_are_pictures_of_gram_matrices():
     pictures = [axis for axis in figure.axes if axis.images]
     assert [axis.get_title() for axis in pictures] == ["Z6 before its ReLU", "Z7", "Z8", "Z9"]
     assert pictures[0].images[0].get_array().max() == 1
+
+
+def drawn(axis):
+    """The y values of every line."""
+    return [list(line.get_ydata()) for line in axis.lines]
+
+
+COLUMNS = {
+    plots.figure2: ("nc1_last", "nc1_first", "nc2_last", "nc2_first", "nc3"),
+    plots.figure3: ("balancedness_min", "balancedness_mean", "negativity_min", "negativity_mean"),
+}
+
+
+@pytest.mark.parametrize("draw", COLUMNS)
+def test_every_panel_draws_its_own_column_and_the_mean_of_the_runs(draw):
+    names = sorted({name for columns in COLUMNS.values() for name in columns})
+    rows = [{"depth": d, "run": r} | {name: 10.0 ** (i + 1) + d * r**2 for i, name in enumerate(names)}
+            for d in (1, 2) for r in (0, 1, 4)]  # fmt: skip
+    second = pd.DataFrame(rows).assign(**{name: 7.0 + i for i, name in enumerate(names)})
+    figure = draw(pd.DataFrame(rows), "", second)
+    for axis, column in zip(figure.axes, COLUMNS[draw], strict=True):
+        at = names.index(column)
+        mine, other = drawn(axis)
+        np.testing.assert_allclose(mine, [10.0 ** (at + 1) + d * 17 / 3 for d in (1, 2)])  # the median would be d
+        np.testing.assert_allclose(other, [7.0 + at] * 2)  # each result from its own table
+
+
+def test_every_panel_over_training_draws_its_own_column():
+    columns = ("nc1", "nc2", "balancedness_relative", "negativity")
+    frame = history(runs=1).assign(**{name: 10.0 + i for i, name in enumerate(columns)})
+    for number, axis in enumerate(plots.figure1(frame).axes):
+        assert axis.lines and all(value == 10.0 + number for line in drawn(axis) for value in line)
+
+
+def test_every_picture_of_class_means_is_that_of_its_layer():
+    grams = {layer: np.diag([1.0, layer / 10]) for layer in (3, 5, 7)}
+    figure = plots.class_means(grams, (3, 5, 7), relu_layers=3)
+    pictures = [axis.images[0].get_array() for axis in figure.axes if axis.images]
+    assert [picture[1, 1] for picture in pictures] == [0.3, 0.5, 0.7]

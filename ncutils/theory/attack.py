@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ncutils._arguments import checked, instance, integer, number
 from ncutils.theory.checks import RELATIVE_TOLERANCE
 from ncutils.theory.head import LinearHead
 
@@ -52,6 +53,7 @@ class Attack:
         return f"random start {self.start:.2g}, worst found {self.ratio:.4f}"
 
 
+@checked(restarts=integer(least=1), steps=integer(least=0), lr=number(above=0, finite=True), seed=integer(least=0))
 def attack(
     sides: Callable[..., tuple[Tensor, Tensor]],
     start: Callable[[torch.Generator], Sequence[Tensor]],
@@ -117,6 +119,7 @@ def attack(
     return Attack(best, first, tuple(history), instance)
 
 
+@checked(restarts=integer(least=1), steps=integer(least=0), noise=number(least=0, finite=True), seed=integer(least=0))
 def attack_heads(
     sides: Callable[[LinearHead], tuple[Tensor, Tensor]],
     shapes: Sequence[tuple[int, int, int]] = ((3, 3, 2), (2, 2, 3)),
@@ -200,6 +203,14 @@ def _log_gradient(sides, point: list[Tensor]) -> tuple[float, list[Tensor] | Non
     return ratio, gradient if all(torch.isfinite(g).all() for g in gradient) else None
 
 
+@checked(
+    generator=instance("Generator"),
+    num_classes=integer(least=2),
+    num_linear=integer(least=2),
+    samples_per_class=integer(least=1),
+    extra_width=integer(least=0),
+    noise=number(least=0, finite=True),
+)
 def random_head(
     generator: torch.Generator,
     num_classes: int = 3,

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ncutils._arguments import checked, integer, number
 from ncutils.metrics import imbalance_matrix
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.simulate import Objective, Trajectory, as_matrix, imbalances, op_norm
@@ -27,6 +28,11 @@ ROUNDING = 1e-14
 THREE_DIGITS = 1e-3
 
 
+@checked(
+    step_size=number(above=0, finite=True),
+    weight_decay=number(least=0, finite=True),
+    num_nonlinear=integer(least=0),
+)
 def balancedness_step(
     before: Sequence,
     after: Sequence,
@@ -90,6 +96,7 @@ def balancedness_step(
     return Check(name, "imbalance_step", "exact", hypotheses, worst, allowed, "<=")
 
 
+@checked(tolerance=number(least=0, finite=True))
 def balancedness_flow(trajectory: Trajectory, tolerance: float = THREE_DIGITS) -> Check:
     """Balancedness lemma, continuous time: D_ℓ(t) = e^{−2λt}D_ℓ(0) along a gradient flow, exactly.
 
@@ -128,6 +135,7 @@ def balancedness_flow(trajectory: Trajectory, tolerance: float = THREE_DIGITS) -
     return Check("Balancedness lemma (flow)", "imbalance", "exact", hypotheses, worst, tolerance, "<=")
 
 
+@checked()
 def balancedness_stationary(objective: Objective, weights: Sequence) -> Check:
     """Balancedness lemma, stationary points: λD_ℓ = W_{ℓ+1}ᵀ∇_{ℓ+1}C_λ − ∇_ℓC_λ W_ℓᵀ at *every* point.
 

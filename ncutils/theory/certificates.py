@@ -42,6 +42,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncutils._arguments import checked
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.head import LinearHead, sum_of_squares
 
@@ -122,6 +123,7 @@ def _best_multipliers(floors: Tensor, log_gain: Tensor, depth: int) -> Tensor:
     return best
 
 
+@checked()
 def head_certificate_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     """(ln κ(A), its certificate).
 
@@ -149,6 +151,7 @@ def head_certificate_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]
     return measured, torch.stack([_dual(nu, floors, log_gain, depth), *others]).min()
 
 
+@checked()
 def head_certificate(head: LinearHead, form: str = "joint") -> Check:
     """ln κ(A) ≤ its certificate, at any parameters with rank f(X) = K (ours).
 
@@ -183,6 +186,7 @@ def head_certificate(head: LinearHead, form: str = "joint") -> Check:
     return Check(f"Certificate ({form})", "log_kappa_head", "sharp", hypotheses, *sides, "<=", rounding=rounding)
 
 
+@checked()
 def certificate_of_last_layer_sides(head: LinearHead) -> tuple[Tensor, Tensor]:
     """(ln κ(W_L), its certificate).
 
@@ -219,6 +223,7 @@ def certificate_of_last_layer_sides(head: LinearHead) -> tuple[Tensor, Tensor]:
     return head.kappa_last.log(), 0.5 * result
 
 
+@checked()
 def certificate_of_last_layer(head: LinearHead) -> Check:
     """ln κ(W_L) ≤ ½ ln q, q the root of Σ_ℓ ln cosh ½ln max(1, (q−v_ℓ)/(1+v_ℓ)) = (K L2/2) ln(G/K) − S (ours).
 
@@ -244,6 +249,7 @@ def certificate_of_last_layer(head: LinearHead) -> Check:
     return Check("Certificate (last layer)", "log_kappa_W_L", "sharp", hypotheses, *sides, "<=", rounding=rounding)
 
 
+@checked()
 def certificate_a_priori(
     head: LinearHead, *, nonlinear_weights: Sequence[Tensor], x: Tensor, weight_decay: float
 ) -> Check:
@@ -272,6 +278,7 @@ def certificate_a_priori(
     return Check("Certificate (a priori)", "log_kappa_head", "simple", hypotheses, *sides, "<=")
 
 
+@checked()
 def a_priori_sides(
     head: LinearHead, nonlinear_weights: Sequence[Tensor], x: Tensor, weight_decay: float
 ) -> tuple[tuple[Tensor, Tensor], tuple[Hypothesis, ...]]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ncutils._arguments import checked
+
 __all__ = ["COLUMNS", "RELATIVE_TOLERANCE", "Check", "Hypothesis", "Tally", "bound_text", "tally", "to_frame"]
 
 # Both sides of a check come out of float64 linear algebra. An inequality that is attained (a balanced head, an
@@ -284,6 +286,7 @@ def tally(checks) -> Tally:
     return Tally(len(rows) - silent - vacuous, silent, vacuous, sum(bool(violated) for _, _, violated in rows))
 
 
+@checked()
 def bound_text(value: float, floor: float = 1e-12) -> str:
     """A number for print: four digits, or ``"below 1e-12"`` where float64 rounding is all that is left.
 

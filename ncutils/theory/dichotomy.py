@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncutils._arguments import checked, integer, number
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.simulate import Objective, Trajectory, initialise, op_norm
 from ncutils.theory.theorem_4_4 import TwoPhase
@@ -37,6 +38,7 @@ from ncutils.theory.theorem_4_4 import TwoPhase
 __all__ = ["dichotomy", "dichotomy_floor", "hidden_start"]
 
 
+@checked(scale=number(above=0, finite=True), size=number(above=0, finite=True), seed=integer(least=0))
 def hidden_start(objective: Objective, widths: Sequence[int], scale: float, size: float, seed: int = 0) -> list[Tensor]:
     """:func:`~ncutils.theory.simulate.initialise` with Z_2 large in the kernel of W_{L:3}: f(X) = 0 exactly.
 
@@ -74,6 +76,7 @@ def hide(objective: Objective, weights: list[np.ndarray], size: float, seed: int
     weights[1] = (np.linalg.pinv(first) @ before).T
 
 
+@checked()
 def dichotomy_floor(
     objective: Objective, weights: Sequence, phase: TwoPhase | None = None
 ) -> tuple[float, tuple[Hypothesis, ...]]:
@@ -103,6 +106,7 @@ def dichotomy_floor(
     return float((max(scatter - drift, 0.0) / root / (between + drift / root)) ** 2), hypotheses
 
 
+@checked()
 def dichotomy(trajectory: Trajectory, phase: TwoPhase | None = None) -> Check:
     """Without weight decay: the least NC1(Z_{L−1}) along a flow against the a-priori floor of its start (ours).
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ncutils._arguments import checked
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.head import ROUNDING, LinearHead, op_norm
 from ncutils.theory.theorem_3_1 import nc1_sides, nc2_sides
@@ -50,6 +51,7 @@ class _Cut(LinearHead):
         return self.imbalances[0]
 
 
+@checked()
 def unseen_weight_sides(head: LinearHead, layer: int) -> tuple[Tensor, Tensor]:
     """(‖P_ℓW_ℓ‖², η_ℓ).
 
@@ -64,6 +66,7 @@ def unseen_weight_sides(head: LinearHead, layer: int) -> tuple[Tensor, Tensor]:
     return op_norm(cut.outside(cut.weights[0].T)) ** 2, cut.eta
 
 
+@checked()
 def unseen_weight(head: LinearHead, layer: int) -> Check:
     """The lemma: ‖P_ℓW_ℓ‖_op² ≤ Σ_{j≥ℓ} ‖D_j‖_op (ours).
 
@@ -86,6 +89,7 @@ def unseen_weight(head: LinearHead, layer: int) -> Check:
     return Check("Every layer (kernel)", f"kernel_{layer}", "sharp", hypotheses, *sides, "<=", rounding=rounding)
 
 
+@checked()
 def every_layer_nc1_sides(head: LinearHead, layer: int) -> tuple[Tensor, Tensor]:
     """(NC1(Z_ℓ), its bound).
 
@@ -99,6 +103,7 @@ def every_layer_nc1_sides(head: LinearHead, layer: int) -> tuple[Tensor, Tensor]
     return nc1_sides(_Cut(head, layer), "sharp")
 
 
+@checked()
 def every_layer_nc1(head: LinearHead, layer: int) -> Check:
     """NC1 at Z_ℓ (ours), with B = W_{L:ℓ+1} of rank K and ‖E‖_F < √((K−1)N/K).
 
@@ -121,6 +126,7 @@ def every_layer_nc1(head: LinearHead, layer: int) -> Check:
     return Check("Every layer (NC1)", f"nc1_{layer}", "sharp", hypotheses, measured, bound, "<=", rounding=rounding)
 
 
+@checked()
 def every_layer_nc2_sides(head: LinearHead, layer: int) -> tuple[Tensor, Tensor]:
     """(NC2(Z_ℓ), its bound).
 
@@ -134,6 +140,7 @@ def every_layer_nc2_sides(head: LinearHead, layer: int) -> tuple[Tensor, Tensor]
     return nc2_sides(_Cut(head, layer), "sharp")
 
 
+@checked()
 def every_layer_nc2(head: LinearHead, layer: int) -> Check:
     """NC2 at Z_ℓ (ours): NC2 ≤ √(((1+δ)κ(B))² + s_1(B)² η_ℓ ‖Z̄_{ℓ−1}‖²)/(1−δ), δ = ‖Ē‖_op < 1.
 
@@ -151,6 +158,7 @@ def every_layer_nc2(head: LinearHead, layer: int) -> Check:
     return Check("Every layer (NC2)", f"nc2_{layer}", "sharp", hypotheses, *nc2_sides(cut, "sharp"), "<=")
 
 
+@checked()
 def every_layer_nc3_sides(head: LinearHead, layer: int) -> tuple[Tensor, Tensor]:
     """(NC3(Z_ℓ, B), its lower bound).
 
@@ -173,6 +181,7 @@ def every_layer_nc3_sides(head: LinearHead, layer: int) -> tuple[Tensor, Tensor]
     return cut.nc3(cut.layers[-2], last), torch.where(own > 0, cosine, -torch.ones_like(cosine)).mean()
 
 
+@checked()
 def every_layer_nc3(head: LinearHead, layer: int) -> Check:
     """NC3 at Z_ℓ (ours): the mean cosine between a sample of Z_ℓ and the row B_c of its class, rank B = K.
 
@@ -191,6 +200,7 @@ def every_layer_nc3(head: LinearHead, layer: int) -> Check:
     return Check("Every layer (NC3)", f"nc3_{layer}", "sharp", hypotheses, *sides, ">=")
 
 
+@checked()
 def every_layer(head: LinearHead) -> tuple[Check, ...]:
     """Kernel, NC1, NC2 and NC3 at Z_{L1+1}, …, Z_{L−1}: four checks a layer, first layer first.
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ncutils._arguments import checked
 from ncutils.metrics import imbalance_matrix
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.head import ROUNDING, LinearHead, op_norm
@@ -34,6 +35,7 @@ __all__ = ["distance_to_collapse", "exact_case"]
 EXACT = 1e-12
 
 
+@checked()
 def distance_to_collapse_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     """(‖Z_{L−1} − W_L⁺Y‖_F², its bound).
 
@@ -54,6 +56,7 @@ def distance_to_collapse_sides(head: LinearHead, form: str) -> tuple[Tensor, Ten
     return measured, seen + op_norm(outside @ gap @ outside) * head.layers[-3].square().sum()
 
 
+@checked()
 def distance_to_collapse(head: LinearHead, form: str = "sharp") -> Check:
     """‖Z_{L−1} − W_L⁺Y‖_F², the distance from the exact case, for rank W_L = K (ours).
 
@@ -78,6 +81,7 @@ def distance_to_collapse(head: LinearHead, form: str = "sharp") -> Check:
     return Check("Exact case (distance)", "distance", form, hypotheses, measured, bound, "<=", rounding=rounding)
 
 
+@checked()
 def exact_case(head: LinearHead) -> tuple[Check, ...]:
     """The four conclusions of the exact case, as identities; they say nothing unless E = D = 0 to rounding.
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncutils._arguments import checked, integer, number
 from ncutils.metrics import imbalance_matrix
 from ncutils.theory.head import LinearHead
 
@@ -128,6 +129,7 @@ class Objective:
 
     # --- states and weights
 
+    @checked()
     def shapes(self, weights: Sequence) -> tuple[tuple[int, int], ...]:
         """The shapes of ``weights``, checked against each other and the data."""
         shapes = tuple(tuple(w.shape) for w in weights)
@@ -144,6 +146,7 @@ class Objective:
             raise ValueError(f"weights: the last layer has {width} outputs, expected K = {self.num_classes}")
         return shapes
 
+    @checked()
     def arrays(self, weights: Sequence) -> list[np.ndarray]:
         """``weights`` as float64 arrays."""
         self.shapes(weights)
@@ -159,15 +162,18 @@ class Objective:
             post.append(self.sigma(pre[-1]) if layer < self.num_nonlinear else pre[-1])
         return pre, post
 
+    @checked()
     def data_cost(self, weights: Sequence) -> float:
         """C_0 = ½‖f(X) − Y‖_F²."""
         return 0.5 * float(np.sum((self.features(self.arrays(weights))[1][-1] - self.one_hot) ** 2))
 
+    @checked()
     def cost(self, weights: Sequence) -> float:
         """C_λ."""
         weights = self.arrays(weights)
         return self.data_cost(weights) + 0.5 * self.weight_decay * norm2(weights)
 
+    @checked()
     def data_gradients(self, weights: Sequence) -> list[np.ndarray]:
         """∇_ℓ C_0 for ℓ = 1..L, shaped like the weights."""
         weights = self.arrays(weights)
@@ -182,11 +188,13 @@ class Objective:
                 delta = delta @ weights[layer]
         return gradients
 
+    @checked()
     def gradients(self, weights: Sequence) -> list[np.ndarray]:
         """∇_ℓ C_λ."""
         weights = self.arrays(weights)
         return [g + self.weight_decay * w for g, w in zip(self.data_gradients(weights), weights, strict=True)]
 
+    @checked()
     def hessian(self, weights: Sequence) -> np.ndarray:
         """∇²C_λ, ``(p, p)``, exact: the derivative of the backward pass along every coordinate at once.
 
@@ -298,6 +306,7 @@ class Trajectory:
     def __len__(self) -> int:
         return len(self.times)
 
+    @checked()
     def weights(self, index: int) -> list[Tensor]:
         """The weights at ``times[index]``, float64 tensors ``(out, in)``."""
         return [torch.from_numpy(w.copy()) for w in unpack(self.states[index], self.shapes)]
@@ -340,6 +349,7 @@ class Trajectory:
         return np.array([float(h.nc1(h.layers[-2])) for h in self.heads])
 
 
+@checked(rtol=number(above=0, finite=True), atol=number(above=0, finite=True))
 def flow(
     objective: Objective,
     weights: Sequence,
@@ -408,6 +418,7 @@ def flow(
     )
 
 
+@checked(step_size=number(above=0, finite=True), steps=integer(least=0), record=integer(least=1))
 def descend(objective: Objective, weights: Sequence, step_size: float, steps: int, *, record: int = 200) -> Trajectory:
     """Plain gradient descent θ⁺ = θ − η∇C_λ, and at every step the test of the descent inequality.
 
@@ -504,6 +515,7 @@ def descend(objective: Objective, weights: Sequence, step_size: float, steps: in
     )
 
 
+@checked(trial_steps=integer(least=1))
 def largest_step(objective: Objective, weights: Sequence, trial_steps: int = 500, *, precision: float = 0.02) -> float:
     """The largest step size for which descent from ``weights`` keeps the descent inequality for ``trial_steps`` steps.
 
@@ -534,6 +546,7 @@ def largest_step(objective: Objective, weights: Sequence, trial_steps: int = 500
 # --- data and initialisation
 
 
+@checked(samples=integer(least=1), dimension=integer(least=1), seed=integer(least=0))
 def general_position(samples: int, dimension: int, norm: float = 3.0, noise: float = 0.15, seed: int = 0) -> np.ndarray:
     """Inputs without any structure: orthonormal directions plus ``noise`` times unit noise, all of one norm.
 
@@ -564,6 +577,7 @@ def general_position(samples: int, dimension: int, norm: float = 3.0, noise: flo
     return norm * x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
+@checked(scale=number(above=0, finite=True), small=number(above=0, finite=True), seed=integer(least=0))
 def initialise(
     objective: Objective, widths: Sequence[int], scale: float, *, small: float = 1e-3, seed: int = 0
 ) -> list[Tensor]:

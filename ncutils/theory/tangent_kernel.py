@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ncutils._arguments import checked, integer, number
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.head import LinearHead, known_form, largest_eigenvalue, nth, op_norm
 from ncutils.theory.theorem_3_1 import telescoping_error
@@ -30,6 +31,7 @@ __all__ = [
 DENSE_ORDER = 128
 
 
+@checked()
 def ntk_block_norms(head: LinearHead) -> Tensor:
     """‖Θ_ℓ‖_op = ‖Z_{ℓ−1}‖²‖W_{L:ℓ+1}‖² for the linear layers ℓ = L1+1, …, L, (L2,).
 
@@ -56,6 +58,7 @@ def _reduced_factors(head: LinearHead) -> list[tuple[Tensor, Tensor]]:
     return factors
 
 
+@checked()
 def linear_ntk_norm_tensor(head: LinearHead) -> Tensor:
     """‖Σ_ℓ Θ_ℓ‖_op over the linear layers, assembled densely (differentiable; small heads).
 
@@ -68,6 +71,7 @@ def linear_ntk_norm_tensor(head: LinearHead) -> Tensor:
     return torch.linalg.eigvalsh(sum(torch.kron(a, b) for a, b in _reduced_factors(head)))[-1]
 
 
+@checked()
 def linear_ntk_norm(head: LinearHead) -> float:
     """Operator norm of the tangent kernel of the linear layers together, Σ_ℓ Θ_ℓ: a floor under the whole network's.
 
@@ -91,6 +95,7 @@ def linear_ntk_norm(head: LinearHead) -> float:
     return head.__dict__["_linear_ntk_norm"]
 
 
+@checked(steps=integer(least=1), tol=number(least=0, finite=True))
 def ntk_norm(model: nn.Module, x: Tensor, steps: int = 60, tol: float = 1e-6) -> float:
     """Largest eigenvalue of the whole network's tangent kernel Θ = JJᵀ at inputs x, all parameters together.
 
@@ -123,6 +128,7 @@ def ntk_norm(model: nn.Module, x: Tensor, steps: int = 60, tol: float = 1e-6) ->
     return largest_eigenvalue(apply, start, steps, tol)
 
 
+@checked()
 def ntk_block(head: LinearHead, layer: int) -> Check:
     """Proposition 5.3, the block: Θ_ℓ = Z_{ℓ−1}ᵀZ_{ℓ−1} ⊗ W_{L:ℓ+1}W_{L:ℓ+1}ᵀ, so ‖Θ_ℓ‖ = ‖Z_{ℓ−1}‖²‖W_{L:ℓ+1}‖².
 
@@ -157,6 +163,7 @@ def ntk_block(head: LinearHead, layer: int) -> Check:
     return Check("Proposition 5.3 (block)", "ntk", "exact", (), measured, ntk_block_norms(head)[i], "==", 1e-8)
 
 
+@checked()
 def proposition_5_3_sides(head: LinearHead, position: int, ntk: Tensor | float) -> tuple[Tensor, Tensor]:
     """(κ(W_{L:ℓ}), ‖W_ℓ‖√C/(s_K(Y) − ε1)).
 
@@ -173,6 +180,7 @@ def proposition_5_3_sides(head: LinearHead, position: int, ntk: Tensor | float) 
     return s[0] / nth(s, head.num_classes), bound if gap > 0 else gap.new_tensor(math.inf)
 
 
+@checked()
 def proposition_5_3(head: LinearHead, layer: int = 1, ntk: float | None = None) -> Check:
     """Proposition 5.3: a tangent kernel with ‖Θ‖_op ≤ C conditions the head, κ(W_{L:ℓ}) ≤ ‖W_ℓ‖√C/(s_K(Y) − ε1).
 
@@ -197,6 +205,7 @@ def proposition_5_3(head: LinearHead, layer: int = 1, ntk: float | None = None) 
     return Check("Proposition 5.3", "kappa_head", "simple", tuple(hypotheses), *sides, "<=")
 
 
+@checked()
 def ntk_floor(head: LinearHead, form: str) -> Tensor:
     """The floor under ‖Θ‖ that an ill-conditioned head implies, see :func:`proposition_5_3_floor`.
 
@@ -221,6 +230,7 @@ def ntk_floor(head: LinearHead, form: str) -> Tensor:
     return ((gap * kappas / head.norms) ** 2).max()
 
 
+@checked()
 def proposition_5_3_floor(head: LinearHead, form: str = "sharp") -> Check:
     """Proposition 5.3 read backwards: an ill-conditioned head forces a large tangent kernel, hence a small step.
 

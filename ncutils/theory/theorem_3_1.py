@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ncutils._arguments import checked
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.head import LinearHead, known_form, nth, op_norm
 
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 
+@checked()
 def telescoping_error(head: LinearHead, count: int, form: str) -> Tensor:
     """How far A_jA_jᵀ can be from (W_LW_Lᵀ)^j, j = ``count``: the bound of :func:`telescoping`.
 
@@ -56,6 +58,7 @@ def telescoping_error(head: LinearHead, count: int, form: str) -> Tensor:
     return total
 
 
+@checked()
 def telescoping(weights: Sequence[Tensor], count: int | None = None, form: str = "simple") -> Check:
     """Telescoping lemma: nearly balanced layers multiply like powers of the last one.
 
@@ -89,6 +92,7 @@ def telescoping(weights: Sequence[Tensor], count: int | None = None, form: str =
     return Check("Telescoping lemma", "telescoping", form, (), measured, bound, "<=", rounding=rounding)
 
 
+@checked()
 def telescoping_sides(head: LinearHead, count: int, form: str) -> tuple[Tensor, Tensor]:
     """(‖W_{L:L−m+1}W_{L:L−m+1}ᵀ − (W_LW_Lᵀ)^m‖_op, its bound), m = ``count``.
 
@@ -104,6 +108,7 @@ def telescoping_sides(head: LinearHead, count: int, form: str) -> tuple[Tensor, 
     return gap, telescoping_error(head, count, form)
 
 
+@checked()
 def nc1_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     """(NC1(Z_{L−1}), its bound); the bound is infinite where its denominator is not positive.
 
@@ -162,6 +167,7 @@ def _nc1_rounding(head: LinearHead, form: str) -> float:
     return c * (2 * math.sqrt(max(float(head.nc1(last)), 0.0)) + c)
 
 
+@checked()
 def theorem_3_1_nc1(head: LinearHead, form: str = "sharp") -> Check:
     """Theorem 3.1, part 1: within-class variability collapse at Z_{L−1}.
 
@@ -206,6 +212,7 @@ def _paper_slack_and_floor(head: LinearHead) -> tuple[Tensor, Tensor]:
     return slack, floor
 
 
+@checked()
 def conditioning_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     """(κ(W_L), its bound from κ(A)); infinite where the telescoping error reaches s_K(A)².
 
@@ -229,6 +236,7 @@ def conditioning_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     return head.kappa_last, ((largest + slack) / (smallest - slack)) ** (1 / (2 * depth))
 
 
+@checked()
 def theorem_3_1_conditioning(head: LinearHead, form: str = "sharp") -> Check:
     """Theorem 3.1, part 2: a deep balanced head has a well-conditioned last layer.
 
@@ -259,6 +267,7 @@ def theorem_3_1_conditioning(head: LinearHead, form: str = "sharp") -> Check:
     return Check("Theorem 3.1 (conditioning)", "kappa_W_L", form, hypotheses, *sides, "<=")
 
 
+@checked()
 def nc2_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     """(NC2(Z_{L−1}), its bound); infinite for δ ≥ 1.
 
@@ -285,6 +294,7 @@ def nc2_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     return measured, top / (1 - delta)
 
 
+@checked()
 def theorem_3_1_nc2(head: LinearHead, form: str = "sharp") -> Check:
     """Theorem 3.1, part 3: the class means of Z_{L−1} are nearly orthogonal and of equal length.
 
@@ -310,6 +320,7 @@ def theorem_3_1_nc2(head: LinearHead, form: str = "sharp") -> Check:
     return Check("Theorem 3.1 (NC2)", "nc2", form, hypotheses, *nc2_sides(head, form), "<=")
 
 
+@checked()
 def nc3_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     """(NC3(Z_{L−1}, W_L), its lower bound).
 
@@ -346,6 +357,7 @@ def nc3_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     return measured, bound
 
 
+@checked()
 def theorem_3_1_nc3(head: LinearHead, form: str = "sharp") -> Check:
     """Theorem 3.1, part 4: samples of Z_{L−1} point along the row of W_L that belongs to their class.
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ncutils._arguments import checked, integer, number
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.simulate import (
     DESCENT_ROUNDING,
@@ -60,6 +61,7 @@ THREE_DIGITS = 1e-3
 # --- Assumptions
 
 
+@checked(num_samples=integer(least=1))
 def assumption_4_1(widths: Sequence[int], num_samples: int) -> tuple[Hypothesis, ...]:
     """Assumption 4.1: n_1 ≥ N and n_2 ≥ n_3 ≥ … ≥ n_L, for ``widths`` n_1..n_L.
 
@@ -74,6 +76,7 @@ def assumption_4_1(widths: Sequence[int], num_samples: int) -> tuple[Hypothesis,
     )
 
 
+@checked()
 def assumption_4_2(objective: Objective) -> tuple[Hypothesis, ...]:
     """Assumption 4.2: σ(0) = 0, γ ≤ σ' ≤ 1 with γ > 0, |σ(h)| ≤ |h|, σ' Lipschitz; evaluated on a fine grid.
 
@@ -113,6 +116,7 @@ def assumption_4_2_descent(objective: Objective) -> tuple[Hypothesis, ...]:
 # --- the PL inequality and its shift
 
 
+@checked()
 def pyramid_pl(objective: Objective, weights: Sequence) -> Check:
     """Pyramid PL lemma (Nguyen & Mondelli 2020): ½‖∇_{W_2}C_0‖² ≥ α(θ)C_0.
 
@@ -150,6 +154,7 @@ def pl_constant(objective: Objective, weights: Sequence) -> float:
     return root**2
 
 
+@checked(alpha=number(above=0, finite=True), radius=number(above=0, finite=True), young=number(above=0, below=1))
 def proposition_4_5(
     objective: Objective, weights: Sequence, alpha: float, radius: float, form: str = "sharp", young: float = YOUNG
 ) -> Check:
@@ -249,6 +254,7 @@ class TwoPhase:
     descent_checks: tuple[Hypothesis, ...] = field(default=(), repr=False)
 
     @classmethod
+    @checked(target_error=number(above=0, finite=True), weight_decay=number(least=0, finite=True))
     def at(
         cls,
         objective: Objective,
@@ -354,6 +360,7 @@ class TwoPhase:
 
     # --- hypotheses
 
+    @checked()
     def assumption_4_3(self, form: str = "sharp", dynamics: str = "flow") -> Hypothesis:
         """Assumption 4.3, the initial condition.
 
@@ -388,6 +395,7 @@ class TwoPhase:
         """min(κα, ε1²/(4R²)): the largest λ the theorem allows for this ε1."""
         return min(self.young * self.alpha, self.target_error**2 / (4 * self.R**2))
 
+    @checked(step_size=number(above=0, finite=True))
     def hypotheses(self, dynamics: str = "flow", step_size: float | None = None) -> tuple[Hypothesis, ...]:
         """Everything Theorem 4.4 asks for at initialisation; for descent also a step size.
 
@@ -411,18 +419,22 @@ class TwoPhase:
         """From t_1 = max(0, ln(V_0/(λm))/(2(1−κ)α)) on, C_λ ≤ 2λm and ‖E‖_F ≤ 2√(λm) ≤ ε1."""
         return max(0.0, math.log(max(self.excess, 1e-300) / (self.weight_decay * self.m)) / self.rate)
 
+    @checked(time=number(least=0))
     def slack(self, time: float) -> float:
         """δ(t) = e^{−2(1−κ)αt}V_0/(λm), at most 1 after t_1: C_λ ≤ (1+δ)λm from t on."""
         return math.exp(-self.rate * time) * max(self.excess, 0.0) / (self.weight_decay * self.m)
 
+    @checked(steps=integer(least=0, most=2**62), step_size=number(above=0, finite=True))
     def slack_after(self, steps: int, step_size: float) -> float:
         """The same for descent: (1−η(1−κ)α)^k V_0/(λm), at most 1 after k_1 steps."""
         return math.exp(-self.rate_per_step(step_size) * steps) * max(self.excess, 0.0) / (self.weight_decay * self.m)
 
+    @checked(slack=number(least=0))
     def fitted_error(self, slack: float = 1.0) -> float:
         """√(2(1+δ)λm), what ‖E‖_F cannot exceed once C_λ ≤ (1+δ)λm; with δ = 1 at most ε1."""
         return math.sqrt(2 * (1 + slack) * self.weight_decay * self.m)
 
+    @checked()
     def path_bound(self, dynamics: str = "flow") -> float:
         """The radius p with ∫_0^p √α(s)ds = c√V_0, c as in Assumption 4.3: no path can be longer while V > 0."""
         return self.travelled(self._need(dynamics) * math.sqrt(max(self.excess, 0.0)))
@@ -437,6 +449,7 @@ class TwoPhase:
 
     # --- phase 2
 
+    @checked(epsilon2=number(above=0, finite=True))
     def t2(self, epsilon2: float) -> float:
         """max_ℓ‖D_ℓ‖_op ≤ ε2 from t_2 = max(0, ln(max‖D_ℓ(0)‖/ε2)/(2λ)) on."""
         return max(0.0, math.log(max(self.imbalances) / epsilon2) / (2 * self.weight_decay))
@@ -448,6 +461,7 @@ class TwoPhase:
         features = [self.input_frobenius * (2 * self.m / j) ** (j / 2) for j in (self.depth - 2, self.depth - 1)]
         return max(self.radius, *features)
 
+    @checked(imbalance=number(least=0), slack=number(least=0))
     def nc1_bound(self, imbalance: float, form: str = "sharp", slack: float = 1.0) -> float:
         """An upper bound of NC1(Z_{L−1}), from constants of the initialisation, once C_λ ≤ (1+δ)λm.
 
@@ -479,6 +493,7 @@ class TwoPhase:
         outside = self.input_scatter * (square / (depth - 1)) ** (depth - 1) * imbalance
         return (inside / gap**2 + outside) / n / between**2
 
+    @checked(bound=number(above=0, finite=True), slack=number(above=0, finite=True))
     def non_vacuous(self, bound: float = 0.9, form: str = "sharp", slack: float = 0.01) -> tuple[TwoPhase, float]:
         """The largest λ, and the time, for which NC1 ≤ ``bound`` is known before training starts.
 
@@ -504,6 +519,7 @@ class TwoPhase:
 
     # --- discrete time
 
+    @checked(radius=number(least=0))
     def smoothness(self, radius: float | None = None) -> float:
         """β: an upper bound of ‖∇²C_λ‖_op on ‖θ‖ ≤ ``radius`` (default √(2m) + 1), from constants alone."""
         rho2 = (self.radius + 1) ** 2 if radius is None else radius**2
@@ -530,15 +546,18 @@ class TwoPhase:
         """min(1/β, 1/G)."""
         return 1 / max(self.smoothness(), self.gradient_bound())
 
+    @checked(step_size=number(above=0, finite=True))
     def rate_per_step(self, step_size: float) -> float:
         """−ln(1 − η(1−κ)α), the rate of the fitting phase of descent."""
         return -math.log1p(-min(step_size * self.rate / 2, 1 - 1e-16))
 
+    @checked(step_size=number(above=0, finite=True))
     def k1(self, step_size: float) -> int:
         """Steps after which C_λ ≤ 2λm: ln(V_0/(λm))/(−ln(1 − η(1−κ)α))."""
         ratio = max(self.excess, 1e-300) / (self.weight_decay * self.m)
         return max(0, math.ceil(math.log(ratio) / self.rate_per_step(step_size)))
 
+    @checked(steps=integer(least=0, most=2**62), step_size=number(above=0, finite=True))
     def descent_imbalance(self, steps: int, step_size: float) -> float:
         """Bound of max‖D_ℓ‖_op after ``steps`` ≥ k_1 steps of descent.
 
@@ -549,6 +568,7 @@ class TwoPhase:
         return (1 - eta * decay) ** (2 * max(0, steps - self.k1(eta))) * start + 12 * eta * decay * m
 
 
+@checked(small=number(above=0, finite=True), seed=integer(least=0), margin=number(least=1, finite=True))
 def smallest_scale(
     objective: Objective,
     widths: Sequence[int],
@@ -586,6 +606,7 @@ def smallest_scale(
 # --- Theorem 4.4: conclusions
 
 
+@checked()
 def theorem_4_4(phase: TwoPhase, trajectory: Trajectory) -> list[Check]:
     """Every conclusion of Theorem 4.4 on one trajectory: fitting, path, error, norm, balancing, and NC1 a priori.
 
@@ -607,6 +628,7 @@ def theorem_4_4(phase: TwoPhase, trajectory: Trajectory) -> list[Check]:
     ]
 
 
+@checked()
 def theorem_4_4_fitting(phase: TwoPhase, trajectory: Trajectory) -> Check:
     """Fitting: C_λ − λm, while positive, shrinks at the rate 2(1−κ)α (flow) or −ln(1−η(1−κ)α)/η (descent) at least.
 
@@ -632,6 +654,7 @@ def theorem_4_4_fitting(phase: TwoPhase, trajectory: Trajectory) -> Check:
     return Check("Theorem 4.4 (fitting)", "rate", "sharp", hypotheses, measured, bound, ">=", tolerance)
 
 
+@checked()
 def theorem_4_4_path(phase: TwoPhase, trajectory: Trajectory) -> Check:
     """Fitting: the path up to the last recorded time with C_λ > λm is no longer than :meth:`TwoPhase.path_bound`.
 
@@ -652,6 +675,7 @@ def theorem_4_4_path(phase: TwoPhase, trajectory: Trajectory) -> Check:
     return Check("Theorem 4.4 (path)", "path", "sharp", hypotheses, measured, bound, "<=", 1e-6)
 
 
+@checked()
 def theorem_4_4_error(phase: TwoPhase, trajectory: Trajectory) -> Check:
     """Fitting: ‖E‖_F ≤ 2√(λm) ≤ ε1 for ever after t_1 (k_1 steps).
 
@@ -671,6 +695,7 @@ def theorem_4_4_error(phase: TwoPhase, trajectory: Trajectory) -> Check:
     return Check("Theorem 4.4 (error)", "error", "simple", hypotheses, measured, phase.fitted_error(), "<=", 1e-6)
 
 
+@checked()
 def theorem_4_4_norm(phase: TwoPhase, trajectory: Trajectory) -> Check:
     """Throughout: ‖θ‖ ≤ √(2m).
 
@@ -688,6 +713,7 @@ def theorem_4_4_norm(phase: TwoPhase, trajectory: Trajectory) -> Check:
     return Check("Theorem 4.4 (norm)", "norm", "simple", hypotheses, measured, phase.radius, "<=", 1e-6)
 
 
+@checked()
 def theorem_4_4_balancing(phase: TwoPhase, trajectory: Trajectory) -> Check:
     """Balancing: max‖D_ℓ‖_op against e^{−2λt}max‖D_ℓ(0)‖ (flow, an equality for the worst layer) or, after k_1 steps,
     against :meth:`TwoPhase.descent_imbalance`; the recorded time at which the ratio is largest.
@@ -725,6 +751,7 @@ def theorem_4_4_balancing(phase: TwoPhase, trajectory: Trajectory) -> Check:
     )
 
 
+@checked()
 def theorem_4_4_nc1(phase: TwoPhase, trajectory: Trajectory, form: str = "sharp") -> Check:
     """Conclusion: NC1(Z_{L−1}) at the last time against :meth:`TwoPhase.nc1_bound`, which knows θ_0, λ and t only.
 

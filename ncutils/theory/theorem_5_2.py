@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ncutils._arguments import checked, integer, number
 from ncutils.theory.checks import RELATIVE_TOLERANCE, Check, Hypothesis
 from ncutils.theory.head import LinearHead, known_form, nth, sum_of_squares
 
@@ -41,6 +42,7 @@ GAIN_ROUNDING = 1e-15
 # --- the Schatten lemma and the certificates
 
 
+@checked()
 def head_norm(head: LinearHead) -> Tensor:
     """P = Σ_ℓ ‖W_ℓ‖_F² over the linear layers.
 
@@ -52,6 +54,7 @@ def head_norm(head: LinearHead) -> Tensor:
     return sum_of_squares(head.weights)
 
 
+@checked()
 def schatten(weights: Sequence[Tensor]) -> Check:
     """Schatten lemma: L2 Σ_i s_i(A)^{2/L2} ≤ Σ_ℓ ‖W_ℓ‖_F² for A = W_{L2}…W_1, equality at a balanced head.
 
@@ -71,6 +74,7 @@ def schatten(weights: Sequence[Tensor]) -> Check:
     return Check("Schatten lemma", "schatten", "exact", (), *schatten_sides(weights), "<=")
 
 
+@checked()
 def schatten_sides(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """(m Σ_i s_i(product)^{2/m}, Σ_ℓ ‖W_ℓ‖_F²) for m matrices.
 
@@ -98,6 +102,7 @@ def log_determinant(head: LinearHead) -> Tensor:
     return (out[:k].log() - entering[:k].log()).sum()
 
 
+@checked()
 def waste(head: LinearHead) -> Tensor:
     """g = (P/(K L2)) exp(−2S/(K L2)) ≥ 1: the head's squared norm over a lower bound of the least it could have.
 
@@ -122,6 +127,7 @@ def _arccosh_rounding(head: LinearHead) -> float:
     return max(1e-7, 2 * math.sqrt(head.num_classes * GAIN_ROUNDING))
 
 
+@checked()
 def proposition_5_1_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     """(κ(A), its certificate).
 
@@ -144,6 +150,7 @@ def proposition_5_1_sides(head: LinearHead, form: str) -> tuple[Tensor, Tensor]:
     return head.kappa_head, (total / (depth * floor ** (2 / depth)) - (k - 1)) ** (depth / 2)
 
 
+@checked()
 def proposition_5_1(head: LinearHead, form: str = "sharp") -> Check:
     """Proposition 5.1: a small squared norm P of the head certifies κ(A), A = W_{L:L1+1}, at any parameters.
 
@@ -173,6 +180,7 @@ def _full_rank_output(head: LinearHead) -> Hypothesis:
     return Hypothesis("rank f(X) = K: s_K/s_1", nth(s, head.num_classes) / s[0], 1e-12, ">")
 
 
+@checked()
 def layer_conditioning_sides(head: LinearHead) -> tuple[Tensor, Tensor]:
     """(Σ_ℓ ln cosh ln κ_K(W_ℓ), (K L2/2) ln g); κ_K = s_1/s_K.
 
@@ -189,6 +197,7 @@ def layer_conditioning_sides(head: LinearHead) -> tuple[Tensor, Tensor]:
     return log_cosh.sum(), k * head.depth / 2 * waste(head).log()
 
 
+@checked()
 def layer_conditioning(head: LinearHead) -> Check:
     """All linear layers at once (ours): Σ_ℓ ln cosh ln κ_K(W_ℓ) ≤ (K L2/2) ln g, κ_K = s_1/s_K.
 
@@ -206,6 +215,7 @@ def layer_conditioning(head: LinearHead) -> Check:
     return Check("Theorem 5.2 (all layers)", "layers", "sharp", hypotheses, *sides, "<=", rounding=rounding)
 
 
+@checked()
 def theorem_5_2_posteriori_sides(head: LinearHead) -> tuple[Tensor, Tensor]:
     """(κ(W_L), √((1+v)κ*² + v)), κ* = g^{K/2} + √(g^K − 1), v = Σ‖D_ℓ‖ ‖Z_{L−1}‖²/s_K(f(X))².
 
@@ -222,6 +232,7 @@ def theorem_5_2_posteriori_sides(head: LinearHead) -> tuple[Tensor, Tensor]:
     return head.kappa_last, ((1 + v) * exact**2 + v).sqrt()
 
 
+@checked()
 def theorem_5_2_posteriori(head: LinearHead) -> Check:
     """Sharp certificate of the last layer (ours): κ(W_L)² ≤ (1+v)κ*² + v, κ* = g^{K/2} + √(g^K − 1).
 
@@ -243,6 +254,7 @@ def theorem_5_2_posteriori(head: LinearHead) -> Check:
 # --- near-minimisers
 
 
+@checked(weight_decay=number(above=0, finite=True))
 def theorem_5_2_a_priori_sides(
     head: LinearHead, nonlinear_weights: Sequence[Tensor], x: Tensor, weight_decay: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -270,6 +282,7 @@ def theorem_5_2_a_priori_sides(
     return head.kappa_head, torch.exp(k * scale.log() + growth / 2), eps**2
 
 
+@checked(weight_decay=number(above=0, finite=True))
 def theorem_5_2_a_priori(
     head: LinearHead,
     *,
@@ -316,6 +329,7 @@ def theorem_5_2_a_priori(
     return Check("Theorem 5.2 (a priori)", "kappa_head", "simple", hypotheses, measured, bound, "<=")
 
 
+@checked(weight_decay=number(above=0, finite=True), reference=number(finite=True))
 def excess(
     head: LinearHead,
     *,
@@ -341,6 +355,11 @@ def excess(
     return float(head.eps1**2 / weight_decay + norm) - reference - head.num_classes * head.depth
 
 
+@checked(
+    weight_decay=number(least=0, finite=True),
+    num_linear=integer(least=1),
+    samples_per_class=number(above=0, finite=True),
+)
 def optimal_scale(weight_decay: float, num_linear: int, samples_per_class: float = 1.0) -> float:
     """The s ≥ 0 that minimises ½n(1−s)² + (λ/2)L2 s^{2/L2}: how much of the labels the best linear head fits.
 
