@@ -15,7 +15,8 @@ import inspect
 import itertools
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -35,7 +36,7 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def scalar(value: object) -> object:
+def scalar(value: Any) -> Any:
     """The number in an array of no dimensions; anything else as it is."""
     return value.item() if isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim == 0 else value
 
@@ -64,7 +65,7 @@ def number(least: float | None = None, above: float | None = None, most: float |
 
     def check(name: str, value: Any) -> None:
         value = scalar(value)
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        if type(value) is bool or not issubclass(type(value), numbers.Real):
             raise TypeError(f"{name} must be a number; got {shown(value)}")
         low = (least is None or value >= least) and (above is None or value > above)
         high = (most is None or value <= most) and (below is None or value < below)
@@ -131,7 +132,7 @@ def many(kind: Kind, least: int = 0) -> Kind:
             raise TypeError(f"{name} must be a sequence; got {shown(value)}")
         if isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim == 0:
             raise TypeError(f"{name} must be a sequence; got {shown(value)}")
-        if not hasattr(value, "__len__"):
+        if not isinstance(value, Sized):
             return  # a generator: looking at it would use it up
         if len(value) < least:
             raise ValueError(f"{name} must hold at least {least}; got {len(value)}")
@@ -147,6 +148,83 @@ def instance(*names: str) -> Kind:
     def check(name: str, value: Any) -> None:
         if not any(c.__name__ in names for c in type(value).__mro__):
             raise TypeError(f"{name} must be a {' or '.join(names)}; got {shown(value)}")
+
+    return check
+
+
+def one_or_many(kind: Kind) -> Kind:
+    """One such value, or a list or tuple of them."""
+
+    def check(name: str, value: Any) -> None:
+        if isinstance(value, (list, tuple)):
+            many(kind, least=1)(name, value)
+        else:
+            kind(name, value)
+
+    return check
+
+
+def pair(kind: Kind) -> Kind:
+    """Two such values."""
+
+    def check(name: str, value: Any) -> None:
+        many(kind)(name, value)
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
+            raise ValueError(f"{name} must be a pair; got {shown(value)}")
+
+    return check
+
+
+def table(*columns: str) -> Kind:
+    """A frame (or a result, which serves as one) that has rows and these columns."""
+
+    def check(name: str, value: Any) -> None:
+        if not any(c.__name__ in ("DataFrame", "Result") for c in type(value).__mro__):
+            raise TypeError(f"{name} must be a data frame; got {shown(value)}")
+        if lacking := [column for column in columns if column not in value.columns]:
+            raise ValueError(f"{name} must have the columns {', '.join(columns)}; got none of {', '.join(lacking)}")
+        if not len(value):
+            raise ValueError(f"{name} must have rows; got none")
+
+    return check
+
+
+def path(name: str, value: Any) -> None:
+    """A path of a file or folder."""
+    if not isinstance(value, (str, os.PathLike)) or "\0" in os.fspath(value):
+        raise TypeError(f"{name} must be a path; got {shown(value)}")
+
+
+def device(name: str, value: Any) -> None:
+    """A device that this torch can use."""
+    try:
+        torch.empty(0, device=value)
+    except Exception as error:  # torch says it in many ways
+        raise ValueError(f"{name} must be a device of this machine; got {shown(value)}") from error
+
+
+def floating(name: str, value: Any) -> None:
+    """A floating point dtype of torch."""
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
+        raise ValueError(f"{name} must be a floating point dtype; got {shown(value)}")
+
+
+def as_tensor(name: str, value: Any) -> torch.Tensor:
+    """``torch.as_tensor``, refused in our words."""
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a tensor, or numbers to make one of; got {shown(value)}") from error
+
+
+def having(*names: str) -> Kind:
+    """An object with these attributes."""
+
+    def check(name: str, value: Any) -> None:
+        if lacking := [attribute for attribute in names if not hasattr(value, attribute)]:
+            wanted = ", ".join(names)
+            kind = type(value).__name__
+            raise TypeError(f"{name} must be a Dataset, with {wanted}; got {kind}, without {', '.join(lacking)}")
 
     return check
 
@@ -182,6 +260,11 @@ _BY_ANNOTATION: dict[str, Kind] = {
     "Sequence[str]": many(text),
     "dict": instance("dict"),
     **{name: instance(name) for name in ("LinearHead", "Objective", "Trajectory", "TwoPhase", "TrainingConfig")},
+    **{"Dataset": instance("Dataset"), "str | os.PathLike": path, "torch.dtype": floating},
+    "str | torch.device": device,
+    "float | tuple[float, ...]": one_or_many(number()),
+    "tuple[float, float]": pair(number()),
+    "Iterable[Check]": many(instance("Check")),
     "MLP | ResNet20": instance("MLP", "ResNet20"),
 }
 
@@ -189,6 +272,8 @@ _BY_ANNOTATION: dict[str, Kind] = {
 def annotated(annotation: object) -> Kind | None:
     """The kind that an annotation (as a string) stands for, None if it stands for none that is known."""
     name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    if name in _BY_ANNOTATION:
+        return _BY_ANNOTATION[name]
     if name.endswith(" | None"):
         kind = annotated(name.removesuffix(" | None"))
         return kind and optional(kind)

@@ -17,6 +17,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ncutils import _arguments
+from ncutils._arguments import checked, instance, many
+
 __all__ = ["MEDIA_TYPE", "VERDICTS", "Claim", "Claims", "judge_archives", "read_claims", "read_questions", "verdict"]
 
 MEDIA_TYPE = "application/vnd.ncutils.claims+json"
@@ -36,6 +39,7 @@ def _threshold(below: float | None, above: float | None) -> float:
     raise ValueError(f"exactly one of below, above must be given; got below={below}, above={above}")
 
 
+@checked()
 def verdict(
     value: float,
     below: float | None = None,
@@ -154,12 +158,14 @@ class Claims(list):
     """  # noqa: E501
 
     def __init__(self, claims: Iterable[Claim] = (), *, where: str = "", scale: str = ""):
+        many(instance("Claim"))("claims", claims)
         super().__init__(claims)
         self.where, self.scale = where, scale
         ids = [c.id for c in self]
         if twice := sorted({i for i in ids if ids.count(i) > 1}):
             raise ValueError(f"claim ids must be unique; more than once: {twice}")
 
+    @checked()
     def add(
         self,
         id: str,
@@ -242,6 +248,7 @@ class Claims(list):
         }
 
 
+@checked(notebooks=many(_arguments.path))
 def read_claims(notebooks: Iterable[str | os.PathLike]) -> Claims:
     """Claims stored in executed notebooks, in their order.
 
@@ -465,6 +472,7 @@ def _nc1_by_depth(frame):
 FIELDS = {"id", "source", "figure", "profile", "quantity", "below", "above", "margin", "was", "expects"}
 
 
+@checked()
 def read_questions(path: str | os.PathLike = "claims.toml") -> list[dict]:
     """The rows of ``claims.toml``, checked, each with the commit that wrote it down ("" if not recorded).
 

@@ -32,7 +32,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ncutils import _files
+from ncutils import _arguments, _files
+from ncutils._arguments import anything, checked, device, integer, number, optional
 
 __all__ = ["IMAGES", "NAMES", "SPLITS", "Classification", "Dataset", "data_root", "gaussian", "load", "mnist5k", "save"]
 
@@ -83,6 +84,7 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.y)
 
+    @_arguments.checked(device=optional(device))
     def to(self, device=None, dtype: torch.dtype | None = None) -> Dataset:
         """The same data on another device; dtype is that of x, labels stay int64."""
         kept = None if self.kept is None else self.kept.to(device=device)
@@ -94,6 +96,9 @@ class Dataset:
         Raises:
             ValueError: naming the part that is not as the class says.
         """
+        _arguments.check_fields(self, num_classes=_arguments.integer(least=1))
+        _arguments.tensor("x", self.x)
+        _arguments.tensor("y", self.y)
         if not self.x.is_floating_point() or self.x.ndim not in (2, 4) or not torch.isfinite(self.x).all():
             seen = f"{self.x.dtype} {tuple(self.x.shape)}"
             raise ValueError(f"x must be finite floating point numbers, (N, d) or (N, C, H, W); got {seen}")
@@ -107,6 +112,7 @@ class Dataset:
         """The target matrix Y in rows: (N, K), dtype of x."""
         return F.one_hot(self.y, self.num_classes).to(self.x.dtype)
 
+    @_arguments.checked()
     def flat(self, like: Dataset | None = None) -> Dataset:
         """Images as vectors (N, d), without the pixels that are constant over the whole set.
 
@@ -131,6 +137,7 @@ class Dataset:
         kept = kept.to(x.device)
         return replace(self, x=x[:, kept], kept=kept)
 
+    @_arguments.checked(size=integer())
     def downsample(self, size: int) -> Dataset:
         """Images of size × size pixels, each the mean of the area it covers. ValueError for (N, d) data."""
         if self.x.ndim != 4:
@@ -149,6 +156,7 @@ class Dataset:
 Classification = Dataset  # the name it had
 
 
+@checked(per_class=anything, name=anything, split=anything, device=device, seed=integer(least=0, most=2**32 - 1))
 def load(
     name: str,
     per_class: int | str | None = None,
@@ -205,6 +213,15 @@ def load(
     )
 
 
+@checked(
+    per_class=integer(),
+    num_classes=integer(),
+    dim=integer(),
+    separation=number(finite=True),
+    split=anything,
+    device=device,
+    seed=integer(least=0, most=2**32 - 1),
+)
 def gaussian(
     per_class: int = 100,
     num_classes: int = 10,

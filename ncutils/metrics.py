@@ -19,6 +19,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ncutils._arguments import anything, checked, tensor
+
 __all__ = [
     "ClassStatistics",
     "balancedness",
@@ -70,6 +72,7 @@ class ClassStatistics:
         True
     """
 
+    @checked()
     def __init__(self, num_classes: int | None = None, *, covariance: bool = False):
         if num_classes is not None and not 1 <= num_classes <= _MOST_CLASSES:
             raise ValueError(f"num_classes must be in 1..{_MOST_CLASSES}; got {num_classes}")
@@ -295,11 +298,13 @@ class ClassStatistics:
         """:func:`stable_rank` of the matrix of class means, ``(...)``."""
         return stable_rank(self.means)
 
+    @checked()
     def numerical_rank(self, tolerance: float = 1e-3) -> Tensor:
         """:func:`numerical_rank` of the matrix of class means, ``(...)``."""
         return numerical_rank(self.means, tolerance)
 
     @torch.no_grad()
+    @checked()
     def nearest(self, features: Tensor) -> Tensor:
         """Class whose mean is nearest to each feature, ``(..., N)`` for ``(..., N, d)``."""
         means = self.centred_means
@@ -314,6 +319,7 @@ class ClassStatistics:
         return torch.cat(parts, -1)
 
     @torch.no_grad()
+    @checked()
     def spread_along(self, basis: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         """Sum over samples of ||B(z - mu_y)||^2 for ``basis`` B ``(..., r, d)`` and the means seen so far."""
         total = torch.zeros(features.shape[:-2], dtype=torch.float64, device=features.device)
@@ -598,6 +604,7 @@ def negativity(preactivations: Tensor) -> Tensor:
     return torch.where(whole > 0, operator_norm(z.clamp(max=0)) / whole, 0.0)
 
 
+@checked(matrix=anything)
 def condition_number(matrix: Tensor, rank: int | None = None) -> Tensor:
     """Ratio s_1 / s_rank of singular values; infinite where s_rank is 0 or the matrix has fewer than ``rank``.
 
@@ -633,6 +640,7 @@ def stable_rank(matrix: Tensor) -> Tensor:
     return torch.where(squares[..., 0] > 0, squares.sum(-1) / squares[..., 0], 0.0)
 
 
+@checked()
 def numerical_rank(matrix: Tensor, tolerance: float = 1e-3) -> Tensor:
     """How many singular values of ``(..., m, n)`` exceed ``tolerance`` times the largest, as float64.
 
@@ -646,6 +654,7 @@ def numerical_rank(matrix: Tensor, tolerance: float = 1e-3) -> Tensor:
     return (s > tolerance * s[..., :1]).double().sum(-1)
 
 
+@checked(matrix=tensor)
 def operator_norm(matrix: Tensor) -> Tensor:
     """Largest singular value of ``(..., m, n)``, through the smaller Gram matrix: far cheaper than an SVD if m >> n.
 
@@ -653,8 +662,12 @@ def operator_norm(matrix: Tensor) -> Tensor:
         >>> operator_norm(torch.diag(torch.tensor([3.0, -4.0]))).item()
         4.0
     """
+    if matrix.ndim < 2 or not matrix.numel():
+        raise ValueError(f"matrix must be (..., m, n), not empty; got shape {tuple(matrix.shape)}")
     matrix = matrix.double()
     gram = matrix.mT @ matrix if matrix.shape[-2] >= matrix.shape[-1] else matrix @ matrix.mT
+    if not torch.isfinite(gram.sum()):  # K^2 numbers, not N d
+        raise ValueError("matrix must be finite and below 1e150; its squares are NaN or infinite")
     return torch.linalg.eigvalsh(gram)[..., -1].clamp(min=0).sqrt()
 
 

@@ -208,6 +208,7 @@ class MLP(_DenseStack):
         )
     """
 
+    @checked()
     def __init__(
         self,
         input_dim: int,
@@ -296,6 +297,7 @@ class ResNet20(_DenseStack):
         (torch.Size([1, 4, 10]), [(1, 32, 64), (1, 10, 32)])
     """
 
+    @checked()
     def __init__(
         self,
         in_channels: int,

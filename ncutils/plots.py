@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import sys
 
+from ncutils._arguments import checked, integer, many, pair, table, text
+
 __all__ = ["bounds", "class_means", "figure1", "figure2", "figure3", "figure4", "figure5", "over_training", "style"]
 
+_TRAINING = ("split", "diverged", "step", "layer", "part", "nc1", "nc2", "balancedness_relative", "negativity")
+_ENDS = ("depth", "nc1_last", "nc1_first", "nc2_last", "nc2_first", "nc3")
+_HEAD = ("depth", "balancedness_min", "balancedness_mean", "negativity_min", "negativity_mean")
 PAGE = 9.0  # inches, the width of a page
 
 
@@ -61,6 +66,10 @@ def figure1(frame, title: str = ""):
 figure4 = figure1
 
 
+@checked(
+    frame=table("split", "diverged", "step", "layer", "part", "nc1", "nc2", "balancedness_relative", "negativity"),
+    last=integer(least=1),
+)
 def over_training(frame, title: str = "", last: int = 7, split: str = "train"):
     """Four panels against the training step: NC1, NC2, balancedness, negativity of the ``last`` layers.
 
@@ -106,6 +115,7 @@ def over_training(frame, title: str = "", last: int = 7, split: str = "train"):
     return figure
 
 
+@checked(layers=many(integer(), least=1))
 def class_means(grams: dict, layers: tuple[int, ...], relu_layers: int, title: str = ""):
     """The inner products of the class means, one K x K picture a layer, each divided by its largest entry.
 
@@ -137,6 +147,11 @@ def class_means(grams: dict, layers: tuple[int, ...], relu_layers: int, title: s
     return figure
 
 
+@checked(
+    ends=table(*_ENDS),
+    other=table(*_ENDS),
+    names=pair(text),
+)
 def figure2(ends, title: str = "", other=None, names: tuple[str, str] = ("this run", "archive")):
     """NC1 in the last and the first layer of the linear head, NC2 likewise, and NC3, against the head's depth.
 
@@ -165,6 +180,11 @@ def figure2(ends, title: str = "", other=None, names: tuple[str, str] = ("this r
 figure5 = figure2
 
 
+@checked(
+    table=table(*_HEAD),
+    other=table(*_HEAD),
+    names=pair(text),
+)
 def figure3(table, title: str = "", other=None, names: tuple[str, str] = ("this run", "archive")):
     """Least and mean balancedness, least and mean negativity of the head's non-linear layers against their number.
 
@@ -187,6 +207,7 @@ def figure3(table, title: str = "", other=None, names: tuple[str, str] = ("this 
     return _against_depth(table, panels, "non-linear layers", title, other, names)
 
 
+@checked(rows=table("measured", "bound", "form", "hypotheses_met", "vacuous"))
 def bounds(rows, label: str = "", *, x: str = "step", log: bool = True, axis=None):
     """A measured quantity and its bounds along training; below, when each form has something to say.
 
@@ -214,6 +235,8 @@ def bounds(rows, label: str = "", *, x: str = "step", log: bool = True, axis=Non
     import matplotlib.pyplot as plt
     import seaborn as sns
 
+    if x not in rows.columns:
+        raise ValueError(f"x must be a column of rows; got {x!r}")
     if not len(rows):
         raise ValueError("rows must hold at least one check; got none")
     strip, figure = None, None if axis is None else axis.figure

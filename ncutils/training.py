@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from ncutils import _files, metrics
+from ncutils._arguments import anything, check_fields, checked, having, integer, one_of
 from ncutils.networks import MLP, ResNet20, smooth_derivative
 
 __all__ = [
@@ -90,6 +91,7 @@ class TrainingConfig:
     epochs: int | None = None
 
     def __post_init__(self):
+        check_fields(self, steps=anything, epochs=anything, warmup_steps=anything, precision=anything)
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"one of steps and epochs must be given; got {self.steps} and {self.epochs}")
         for name in ("steps", "epochs", "warmup_steps"):
@@ -115,6 +117,7 @@ class TrainingConfig:
             if any(v < 0 or not math.isfinite(v) for v in _as_tuple(getattr(self, name))):
                 raise ValueError(f"{name} must be finite and >= 0; got {value}")
 
+    @checked(samples=integer(least=1))
     def for_samples(self, samples: int) -> TrainingConfig:
         """The same with ``steps`` in the place of ``epochs``, for so many training samples."""
         if self.epochs is None:
@@ -130,6 +133,7 @@ class TrainingConfig:
             raise ValueError(f"steps must be known: use for_samples(N); got epochs={self.epochs} of unknown length")
         return self.steps
 
+    @checked(name=one_of("lr", "weight_decay"), runs=integer(least=1))
     def per_run(self, name: str, runs: int) -> tuple[float, ...]:
         """``lr`` or ``weight_decay`` as one number a run."""
         values = _as_tuple(getattr(self, name))
@@ -184,6 +188,7 @@ class TrainingResult:
         return pd.DataFrame(self.rows)
 
 
+@checked(step=integer(least=0))
 def learning_rate_factor(config: TrainingConfig, step: int) -> float:
     """Factor on the step size at ``step``: linear warm-up, then 1, then the drop.
 
@@ -196,6 +201,7 @@ def learning_rate_factor(config: TrainingConfig, step: int) -> float:
     return warmup * (config.drop_factor if step >= config.drop_at * config.total else 1.0)
 
 
+@checked()
 def measurement_steps(config: TrainingConfig) -> list[int]:
     """Steps at which to measure: 0, geometrically spaced ones, the last, and the moment of the drop.
 
@@ -235,6 +241,7 @@ def step_flops(sizes: Sequence[int], num_nonlinear: int, batch: int, *, layer_by
     return batch * (3 * sum(before) - sum(before[:1]) + entrance) + 3 * classes * sum(head)
 
 
+@checked(data=having("x", "y", "num_classes"))
 def measure_layers(network: MLP | ResNet20, data, step: int) -> list[dict]:
     """The standard measurement: every metric of every dense layer of every run, on ``data`` in evaluation mode.
 
@@ -318,6 +325,7 @@ def _measure_block(network, weights: list[Tensor], z: Tensor, data) -> list[dict
     return [column | whole for column in columns]
 
 
+@checked(network=anything, data=having("x", "y", "num_classes"), measure=anything)
 def train(
     network: nn.Module,
     data,

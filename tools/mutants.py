@@ -1,6 +1,8 @@
 """Plant single changes in the library, one at a time, and see whether the tests of that file notice.
 
-    python tools/mutants.py [COUNT] [SECONDS]    default: 80 changes, drawn with a fixed seed; at most SECONDS in all
+    python tools/mutants.py [COUNT] [SECONDS] [WORD ...]    default: 80 changes, at most an hour
+
+Changes are drawn with a fixed seed, of the files whose path holds one of the words (of all, where none is given).
 
 Works in a copy of the checkout. Writes results/trust/mutants.json: what was planted, killed, and what survived.
 A change is one operator, comparison, boolean or number; docstrings, messages and type hints are left alone.
@@ -91,8 +93,10 @@ def main(arguments: list[str]) -> int:
     files = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "ncutils").rglob("*.py"))]
     left_out = ("__init__", "__main__", "ledger", "_files", "fetch", "_arguments", "_measure")
     files = [f for f in files if Path(f).stem not in left_out and all((ROOT / t).exists() for t in tests_of(f))]
+    words = arguments[2:] or [""]
+    files = [f for f in files if any(word in f for word in words)]
     every = [c for f in files for c in candidates(f)]
-    drawn = random.Random(0).sample(every, count)
+    drawn = random.Random(0).sample(every, min(count, len(every)))
     start, killed, survived, tally = time.time(), 0, [], collections.defaultdict(lambda: [0, 0])
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch, "tree")
@@ -133,8 +137,8 @@ def main(arguments: list[str]) -> int:
             for s in survived:
                 s["why"] = reasons.get((s["file"], s["text"], s["old"], s["new"]), s["why"])
             areas = {area: {"planted": p, "killed": k} for area, (p, k) in sorted(tally.items())}
-            report = {"possible": len(every), "planted": sum(p for p, _ in tally.values()), "killed": killed,
-                      "seconds": round(time.time() - start), "areas": areas, "survived": survived}  # fmt: skip
+            report = {"files": files, "possible": len(every), "planted": sum(p for p, _ in tally.values())}
+            report |= {"killed": killed, "seconds": round(time.time() - start), "areas": areas, "survived": survived}
             Path(scratch, "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         REPORT.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(Path(scratch, "report.json"), REPORT)

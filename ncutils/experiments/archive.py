@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from ncutils import _files
+from ncutils._arguments import checked, text
 from ncutils.experiments import figures, jobs
 from ncutils.experiments.result import Result, about_result
 from ncutils.experiments.run import git
@@ -24,6 +25,7 @@ def results_dir() -> Path:
     return _files.results_dir()
 
 
+@checked()
 def archived(folder: str | os.PathLike | None = None) -> list[tuple[str, str]]:
     """The (figure, profile) pairs that have an archived result.
 
@@ -36,6 +38,7 @@ def archived(folder: str | os.PathLike | None = None) -> list[tuple[str, str]]:
     return [(figure, profile) for figure, _, profile in names]
 
 
+@checked(figure=text, profile=text)
 def load_archive(figure: str, profile: str | None = None, folder: str | os.PathLike | None = None) -> Result:
     """A result computed earlier and kept with its provenance, as :func:`run` returned it (numbers in float32).
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ncutils import _files, training
+from ncutils._arguments import checked, number
 from ncutils.experiments import jobs
 from ncutils.experiments.jobs import Job
 from ncutils.experiments.run import checked_device, device_name, resolve
@@ -123,6 +124,7 @@ def _step_flops(job: Job) -> float:
     return counter.get_total_flops()
 
 
+@checked(seconds=number(least=0, finite=True))
 def duration(seconds: float) -> str:
     """A time in the unit that fits it, e.g. ``"1.6 h"``.
 

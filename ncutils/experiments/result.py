@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ncutils import training
+from ncutils._arguments import checked, table
 from ncutils.experiments.specification import step_sizes
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def about_result(result, name: str):
     Raises:
         ValueError: a frame that carries neither.
     """
-    attributes = vars(result) if isinstance(result, Result) else result.attrs
+    attributes = vars(result) if isinstance(result, Result) else getattr(result, "attrs", {})
     if name not in attributes:
         raise ValueError(f"result must be a Result, or a frame that still carries its {name} (pd.concat may drop it)")
     return attributes[name]
@@ -100,6 +101,7 @@ def label(result) -> str:
     return about_result(result, "label")
 
 
+@checked(frame=table("step", "diverged", "split"))
 def final(frame, split: str = "train"):
     """The rows at the end of training, of the runs that did not diverge.
 
@@ -111,6 +113,7 @@ def final(frame, split: str = "train"):
     return frame[(frame["step"] == frame["step"].max()) & ~frame["diverged"] & (frame["split"] == split)]
 
 
+@checked(frame=table("lr", "step"))
 def flow_time(frame):
     """Flow time at each row: the sum of effective step sizes lr / (1 - momentum) up to its step.
 
@@ -129,6 +132,7 @@ def flow_time(frame):
     return frame["lr"] * step_sizes(config)[frame["step"]] / (1 - momentum)
 
 
+@checked(frame=table("depth", "layer", "nc1", "nc2", "nc3"))
 def head_ends(frame, split: str = "train"):
     """One row a run: NC1 and NC2 at the two ends of the linear head (Figures 2 and 5), and NC3.
 
@@ -156,6 +160,7 @@ def head_ends(frame, split: str = "train"):
     return table.reset_index()
 
 
+@checked(frame=table("depth", "layer", "negativity", "balancedness"))
 def nonlinear_head(frame, split: str = "train"):
     """One row a run: least and mean balancedness and negativity over the non-linear layers of the head (Figure 3).
 
@@ -183,6 +188,7 @@ def nonlinear_head(frame, split: str = "train"):
     return table.merge(balance, on=["depth", "run"])
 
 
+@checked(frame=table("step", "seed"))
 def class_grams(frame, seed: int = 0) -> dict[int, object]:
     """Inner products of the class means at the end, before any activation: layer -> (K, K) array, of one run.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from ncutils import _files
+from ncutils._arguments import integer
 from ncutils.experiments import figures
 from ncutils.experiments import jobs as jobs_
 from ncutils.experiments.jobs import Job
@@ -360,6 +361,7 @@ def _jobs(jobs: int | None, device: str) -> int:
         given = os.environ.get("NCUTILS_JOBS")
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         jobs = int(given) if given and given.isdigit() else 1 if device == "cuda" else cpus
+    integer()("jobs", jobs)
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1; got {jobs}")
     return jobs

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 
+from ncutils._arguments import instance
 from ncutils.experiments.jobs import NETWORKS, DataConfig, Job, NetworkConfig, values
 from ncutils.training import TrainingConfig, learning_rate_factor
 
@@ -74,6 +75,7 @@ class Specification:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {self.network!r}")
         if not isinstance(self.seeds, int) or self.seeds < 1:
             raise ValueError(f"seeds must be at least 1; got {self.seeds}")
+        instance("dict", "tuple", "list")("sweep", self.sweep)
         sweep = tuple((name, tuple(choices)) for name, choices in dict(self.sweep).items())
         known = _names(TrainingConfig) - {"lr", "weight_decay", "steps", "epochs", "batch_size", "precision"}
         if unknown := [name for name, _ in sweep if name not in known]:

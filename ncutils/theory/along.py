@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
 
-from ncutils._arguments import checked
+from ncutils._arguments import checked, function, many
 from ncutils.theory.checks import Check
 from ncutils.theory.head import LinearHead
 
@@ -16,7 +16,7 @@ __all__ = ["along", "evaluate"]
 FORMS = ("paper", "simple", "sharp")
 
 
-@checked()
+@checked(statements=many(function))
 def evaluate(head: LinearHead, statements: Iterable[Callable[..., Check]], forms: Sequence[str] = FORMS) -> list[Check]:
     """Every statement in every form on one head; a statement that has one form only stands once.
 

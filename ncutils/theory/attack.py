@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ncutils._arguments import checked, instance, integer, number
+from ncutils._arguments import checked, instance, integer, many, number
 from ncutils.theory.checks import RELATIVE_TOLERANCE
 from ncutils.theory.head import LinearHead
 
@@ -119,7 +119,13 @@ def attack(
     return Attack(best, first, tuple(history), instance)
 
 
-@checked(restarts=integer(least=1), steps=integer(least=0), noise=number(least=0, finite=True), seed=integer(least=0))
+@checked(
+    shapes=many(many(integer(least=1), least=3)),
+    restarts=integer(least=1),
+    steps=integer(least=0),
+    noise=number(least=0, finite=True),
+    seed=integer(least=0),
+)
 def attack_heads(
     sides: Callable[[LinearHead], tuple[Tensor, Tensor]],
     shapes: Sequence[tuple[int, int, int]] = ((3, 3, 2), (2, 2, 3)),

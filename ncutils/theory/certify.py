@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ncutils._arguments import anything, as_tensor, checked, integer
 from ncutils.theory.certificates import certificate_of_last_layer, head_certificate
 from ncutils.theory.checks import Check, Tally, _number, bound_text, tally, to_frame
 from ncutils.theory.every_layer import every_layer_nc1, every_layer_nc2, every_layer_nc3
@@ -188,6 +189,7 @@ def _title(check: Check) -> str:
     )
 
 
+@checked(batch_size=integer(least=1), y=anything)
 def certify(model, x, y: Tensor | None = None, *, batch_size: int = 2000) -> Certificate:
     """Evaluate the main statements on a network ending in at least two bias-free linear layers.
 
@@ -271,6 +273,7 @@ def _from_pair(pair, x) -> tuple[list[Tensor], Tensor, list[str]]:
     return weights, features, [f"W_{i + 1}" for i in range(len(weights))]
 
 
+@checked(batch_size=integer(least=1), y=anything)
 def linear_head(model: nn.Module, x, y: Tensor | None = None, *, batch_size: int = 2000):
     """Find the linear head of a model and the features entering it.
 
@@ -354,7 +357,7 @@ def _batches(x, y, batch_size: int, device):
                 f"x must be a loader, Dataset or pair of (inputs, labels) without y; got {type(x).__name__}"
             )
     else:
-        x, y = torch.as_tensor(x), torch.as_tensor(y)
+        x, y = as_tensor("x", x), as_tensor("y", y)
         if y.ndim != 1 or len(y) != len(x):
             raise ValueError(f"y must be labels of shape ({len(x)},), one a sample; got shape {tuple(y.shape)}")
         if batch_size < 1:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ncutils._arguments import checked
+from ncutils._arguments import anything, checked, instance, many, table
 
 __all__ = ["COLUMNS", "RELATIVE_TOLERANCE", "Check", "Hypothesis", "Tally", "bound_text", "tally", "to_frame"]
 
@@ -267,6 +267,7 @@ class Tally:
         return f"{self.violated} violated of {self.spoke} that speak ({self.silent} silent, {self.vacuous} vacuous)"
 
 
+@checked(checks=anything)
 def tally(checks) -> Tally:
     """Count what checks said.
 
@@ -278,8 +279,10 @@ def tally(checks) -> Tally:
     1 violated of 2 that speak (0 silent, 1 vacuous)
     """
     if hasattr(checks, "columns"):
+        table("hypotheses_met", "vacuous", "violated")("checks", checks)
         rows = list(zip(checks["hypotheses_met"], checks["vacuous"], checks["violated"], strict=True))
     else:
+        many(instance("Check"))("checks", checks)
         rows = [(check.hypotheses_met, check.vacuous, check.violated) for check in checks]
     silent = sum(not met for met, _, _ in rows)
     vacuous = sum(bool(empty and not violated) for _, empty, violated in rows)
@@ -296,6 +299,7 @@ def bound_text(value: float, floor: float = 1e-12) -> str:
     return f"below {floor:g}" if abs(value) < floor else _number(float(value))
 
 
+@checked()
 def to_frame(checks: Iterable[Check]):
     """Checks as a pandas ``DataFrame``, one row each, with the columns :data:`COLUMNS`.
 

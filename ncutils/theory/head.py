@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ncutils._arguments import array, as_tensor, many
 from ncutils.metrics import imbalance_matrix
 from ncutils.theory.checks import Hypothesis
 
@@ -56,6 +57,7 @@ class LinearHead:
     """
 
     def __init__(self, weights: Sequence[Tensor], features: Tensor, y: Tensor):
+        many(array)("weights", weights)
         self.weights = tuple(_float64(w, f"weights[{i}]") for i, w in enumerate(weights))
         self.features = _float64(features, "features")
         if len(self.weights) < 2:
@@ -327,7 +329,7 @@ def _float64(value, name: str) -> Tensor:
 
 
 def _checked_labels(y: Tensor, num_samples: int, num_classes: int) -> Tensor:
-    y = torch.as_tensor(y)
+    y = as_tensor("y", y)
     if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
         raise ValueError(f"y must be integer labels of shape (N,); got {y.dtype} of shape {tuple(y.shape)}")
     if y.shape[0] != num_samples:

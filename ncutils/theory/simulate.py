@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncutils._arguments import checked, integer, number
+from ncutils._arguments import check_fields, checked, integer, number
 from ncutils.metrics import imbalance_matrix
 from ncutils.theory.head import LinearHead
 
@@ -76,6 +76,7 @@ class Objective:
     gamma: float = 0.5
 
     def __post_init__(self):
+        check_fields(self)
         x, y = as_matrix(self.x, "x"), np.asarray(detached(self.y))
         if y.ndim != 1 or y.dtype.kind not in "iu" or len(y) != len(x):
             raise ValueError(f"y must be {len(x)} integer labels; got {y.dtype} of shape {y.shape}")

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ncutils._arguments import checked, integer, number
+from ncutils._arguments import checked, integer, many, number, one_of, pair, text
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.simulate import (
     DESCENT_ROUNDING,
@@ -434,7 +434,7 @@ class TwoPhase:
         """√(2(1+δ)λm), what ‖E‖_F cannot exceed once C_λ ≤ (1+δ)λm; with δ = 1 at most ε1."""
         return math.sqrt(2 * (1 + slack) * self.weight_decay * self.m)
 
-    @checked()
+    @checked(dynamics=one_of("flow", "descent"))
     def path_bound(self, dynamics: str = "flow") -> float:
         """The radius p with ∫_0^p √α(s)ds = c√V_0, c as in Assumption 4.3: no path can be longer while V > 0."""
         return self.travelled(self._need(dynamics) * math.sqrt(max(self.excess, 0.0)))
@@ -568,7 +568,12 @@ class TwoPhase:
         return (1 - eta * decay) ** (2 * max(0, steps - self.k1(eta))) * start + 12 * eta * decay * m
 
 
-@checked(small=number(above=0, finite=True), seed=integer(least=0), margin=number(least=1, finite=True))
+@checked(
+    forms=many(pair(text)),
+    small=number(above=0, finite=True),
+    seed=integer(least=0),
+    margin=number(least=1, finite=True),
+)
 def smallest_scale(
     objective: Objective,
     widths: Sequence[int],

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ncutils._arguments import checked, integer, number
+from ncutils._arguments import array, checked, integer, many, number
 from ncutils.theory.checks import RELATIVE_TOLERANCE, Check, Hypothesis
 from ncutils.theory.head import LinearHead, known_form, nth, sum_of_squares
 
@@ -74,7 +74,7 @@ def schatten(weights: Sequence[Tensor]) -> Check:
     return Check("Schatten lemma", "schatten", "exact", (), *schatten_sides(weights), "<=")
 
 
-@checked()
+@checked(weights=many(array, least=1))
 def schatten_sides(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """(m Σ_i s_i(product)^{2/m}, Σ_ℓ ‖W_ℓ‖_F²) for m matrices.
 
