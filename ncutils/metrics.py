@@ -764,7 +764,7 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 def _one_of(argument: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{argument} must be one of {', '.join(map(repr, allowed))}; got {value!r}")
 
 

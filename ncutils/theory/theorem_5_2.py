@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ncutils._arguments import array, checked, integer, many, number
+from ncutils._arguments import anything, array, checked, integer, many, number
 from ncutils.theory.checks import RELATIVE_TOLERANCE, Check, Hypothesis
 from ncutils.theory.head import LinearHead, known_form, nth, sum_of_squares
 
@@ -282,7 +282,7 @@ def theorem_5_2_a_priori_sides(
     return head.kappa_head, torch.exp(k * scale.log() + growth / 2), eps**2
 
 
-@checked(weight_decay=number(above=0, finite=True))
+@checked(head=anything, weight_decay=number(above=0, finite=True))
 def theorem_5_2_a_priori(
     head: LinearHead,
     *,
