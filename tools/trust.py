@@ -1,8 +1,6 @@
-"""Attack what the book rests on, and write down what happened: ``results/trust/ATTACK.json``, read by Chapter 13.
+"""Attack the library's arguments, and write down what happened: ``results/trust/fuzz.json``.
 
     python tools/trust.py fuzz [EXAMPLES]   bad arguments to every public function; examples a function
-    python tools/trust.py flips [TRIES]     one flipped bit in each kind of stored file
-    python tools/trust.py signals           INT, TERM and HUP to a sweep with two workers
 
 Mutations: tools/mutants.py.
 """

@@ -252,7 +252,13 @@ BACKENDS = tuple(ENGINES)
 
 
 def check_engine(backend: str, jobs: int | None = None, device: str | None = None) -> None:
-    """Raise ValueError for a device, number of jobs or backend that :func:`run` would refuse, without starting one."""
+    """Raise ValueError for a device, number of jobs or backend that :func:`run` would refuse, without starting one.
+
+    >>> check_engine("loky", jobs=2)
+    >>> check_engine("loky", jobs=0)
+    Traceback (most recent call last):
+    ValueError: jobs must be at least 1; got 0
+    """
     _jobs(jobs, checked_device(device))
     for module in {"ray": ("ray",), "dask": ("distributed", "dask")}.get(backend, ()):
         _import(module, backend)

@@ -80,7 +80,7 @@ def test_sharp_certificates_are_attained_for_two_classes(seed, depth):
     certificate = proposition_5_1(head, "sharp")
     assert certificate.measured == pytest.approx(certificate.bound, rel=1e-6)
     last = theorem_5_2_posteriori(head)
-    assert last.measured == pytest.approx(last.bound, rel=1e-5)
+    assert last.measured == pytest.approx(last.bound, rel=1e-4)  # the square root of rounding, for heads near κ = 1
     layers = layer_conditioning(head)
     assert layers.measured == pytest.approx(layers.bound, rel=1e-8, abs=1e-10)
     for check in (certificate, last):
