@@ -53,7 +53,7 @@ def minutes(folder: Path, name: str) -> int:
     pages = [
         path
         for path in sorted(folder.glob("*"))
-        if path.suffix in (".md", ".ipynb") and path.stem not in ("api", "index")
+        if path.suffix in (".md", ".ipynb") and path.stem != "index" and not path.stem.startswith("api")
     ]
     if name != "all":
         number = re.match(r"\d+", name)
