@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 PAGES = [name.rpartition("/")[2] for name in print_book.pages(ROOT / "_toc.yml")] + ["api", "api_metrics"]
 PROBE = f"<script>{Path(__file__).with_name('probe.js').read_text(encoding='utf-8')}</script>"
 # Pages whose pictures have no caption and no alternative text yet: only to be made shorter.
-UNCAPTIONED = {"06_training_dynamics", "07_linear_head_depth", "08_nonlinear_depth", "10_beyond"}
+UNCAPTIONED: set[str] = set()
 VIEWS = [(width, theme) for width in (1280, 400) for theme in ("light", "dark")]
 FRAMES = """<!DOCTYPE html><body style="margin:0"><script>
 const found = [], views = %s;

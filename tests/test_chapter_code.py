@@ -18,7 +18,6 @@ OWED = {
     "04_global_minimizers": 1,
     "05_large_learning_rates": 3,
     "09_ledger": 4,
-    "10_beyond": 3,
 }
 
 
