@@ -145,7 +145,7 @@ test: lint
 
 # Instruction sets this machine is made to play; the commit's hash picks the chapters, so that all have their turn.
 processors: venv
-	@$(PY) tools/processors.py --on avx2 sse --rotate
+	@$(PY) tools/processors.py --on avx2 sse --rotate 10
 
 # --- data, experiments, timings
 

@@ -4,8 +4,8 @@
     python tools/processors.py --rotate 4         four pairs of chapter and processor, chosen by the commit (for CI)
     python tools/processors.py --on old --python PATH      with another environment, e.g. of the oldest supported torch
 
-Environment variables make one x86 machine choose the code of an older one, in PyTorch, MKL, oneDNN and OpenBLAS. The
 Environment variables make an x86 machine choose the code of an older one, in PyTorch, MKL, oneDNN and OpenBLAS. The
+committed notebooks are what is compared with: nothing is written into the book.
 """
 
 from __future__ import annotations
