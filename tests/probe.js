@@ -61,10 +61,12 @@ addEventListener("load", async () => {
   const slider = document.querySelector("#collapse.collapse-ready input");
   probe.player = Boolean(slider);
   if (slider) {
-    const before = slider.value, button = document.querySelector("#collapse button");
-    if (button.textContent === "Play") button.click();
+    const button = document.querySelector("#collapse button");
+    slider.value = 0;
+    slider.dispatchEvent(new Event("input")); // it may have played to its end by now
+    if (button.textContent.startsWith("Play")) button.click();
     await wait(1500);
-    probe.played = Number(slider.value) > Number(before);
+    probe.played = Number(slider.value) > 0;
   }
   const explore = document.getElementById("explore");
   if (explore) {

@@ -112,9 +112,9 @@
       slider.setAttribute("aria-valuetext", status.textContent);
     }
 
-    function tick(now) {
+    function tick(now) {  // the time of a frame may lie before the click that asked for it
       if (!playing) return;
-      at += Math.min(now - last, 100) / 1000 * (count - 1) / SECONDS;
+      at += Math.max(0, Math.min(now - last, 100)) / 1000 * (count - 1) / SECONDS;
       last = now;
       if (at >= count - 1) { at = count - 1; play(false); }
       slider.value = Math.round(at);
