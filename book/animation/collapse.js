@@ -112,9 +112,10 @@
       slider.setAttribute("aria-valuetext", status.textContent);
     }
 
-    function tick(now) {  // the time of a frame may lie before the click that asked for it
+    function tick() {
       if (!playing) return;
-      at += Math.max(0, Math.min(now - last, 100)) / 1000 * (count - 1) / SECONDS;
+      const now = performance.now(); // the time a frame is given may lie before the click that asked for it
+      at += Math.min(now - last, 100) / 1000 * (count - 1) / SECONDS;
       last = now;
       if (at >= count - 1) { at = count - 1; play(false); }
       slider.value = Math.round(at);
