@@ -473,16 +473,23 @@ FIELDS = {"id", "source", "figure", "profile", "quantity", "below", "above", "ma
 
 
 @checked()
-def read_questions(path: str | os.PathLike = "claims.toml") -> list[dict]:
+def _questions() -> Path:
+    from ncutils import _files
+
+    return _files.results_dir().parent / "claims.toml"
+
+
+def read_questions(path: str | os.PathLike | None = None) -> list[dict]:
     """The rows of ``claims.toml``, checked, each with the commit that wrote it down ("" if not recorded).
+
+    Without a path, those of the checkout that the library is imported from, whatever the current folder is.
 
     Raises:
         ValueError: the file is unreadable, or a row repeats an id, names an unknown field, quantity or source, or
             has not exactly one threshold; the row and the field are named.
 
     Example:
-        >>> from ncutils import _files
-        >>> questions = read_questions(_files.results_dir().parent / "claims.toml")
+        >>> questions = read_questions()
         >>> "id" in questions[0]
         True
     """
@@ -490,7 +497,7 @@ def read_questions(path: str | os.PathLike = "claims.toml") -> list[dict]:
         import tomllib
     else:
         import tomli as tomllib
-    path = Path(path)
+    path = _questions() if path is None else Path(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -520,7 +527,7 @@ def read_questions(path: str | os.PathLike = "claims.toml") -> list[dict]:
 
 
 def judge_archives(
-    path: str | os.PathLike = "claims.toml",
+    path: str | os.PathLike | None = None,
     archives: Mapping[tuple[str, str], object] | None = None,
     where: str = "09",
     missing: str = "error",
@@ -528,7 +535,7 @@ def judge_archives(
     """Ask the archives what ``claims.toml`` asks them.
 
     Args:
-        path: the questions.
+        path: the questions; by default those of the checkout.
         archives: frames by (figure, profile), instead of :func:`ncutils.experiments.archive`.
         where: the chapter that shows the answers.
         missing: ``"error"``, or ``"skip"`` to leave out the questions whose archive is not there.
@@ -543,7 +550,8 @@ def judge_archives(
 
     if missing not in ("error", "skip"):
         raise ValueError(f"missing must be 'error' or 'skip'; got {missing!r}")
-    rows, frames, found = read_questions(path), dict(archives or {}), Claims(where=where)
+    nothing = path is None and missing == "skip" and not _questions().is_file()  # an installed copy has none
+    rows, frames, found = [] if nothing else read_questions(path), dict(archives or {}), Claims(where=where)
     for row in rows:
         key = (row["figure"], row["profile"])
         at = f"{path}: claim {row['id']}"
