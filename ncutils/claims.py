@@ -472,13 +472,13 @@ def _nc1_by_depth(frame):
 FIELDS = {"id", "source", "figure", "profile", "quantity", "below", "above", "margin", "was", "expects"}
 
 
-@checked()
 def _questions() -> Path:
     from ncutils import _files
 
     return _files.results_dir().parent / "claims.toml"
 
 
+@checked()
 def read_questions(path: str | os.PathLike | None = None) -> list[dict]:
     """The rows of ``claims.toml``, checked, each with the commit that wrote it down ("" if not recorded).
 
@@ -554,7 +554,7 @@ def judge_archives(
     rows, frames, found = [] if nothing else read_questions(path), dict(archives or {}), Claims(where=where)
     for row in rows:
         key = (row["figure"], row["profile"])
-        at = f"{path}: claim {row['id']}"
+        at = f"{path or _questions()}: claim {row['id']}"
         if key not in frames and archives is None and key in experiments.archived():
             frames[key] = experiments.archive(*key)
         if key not in frames:

@@ -150,6 +150,16 @@ def test_a_missing_archive_is_named_or_left_out(tmp_path):
         judge_archives(tmp_path / "claims.toml", archives={}, missing="ignore")
 
 
+def test_the_questions_are_found_from_any_folder(tmp_path, monkeypatch):
+    here = read_questions()
+    monkeypatch.chdir(tmp_path)
+    assert read_questions() == here == read_questions(ROOT / "claims.toml")
+    with pytest.raises(ValueError, match=r"claims.toml: claim [\w-]+: there is no archive"):
+        judge_archives(archives={})
+    with pytest.raises(TypeError, match="path must be a path; got True"):
+        read_questions(True)
+
+
 def test_questions_of_layers_on_a_known_archive():
     """The committed archive stands in for the longer one: what is asked of it, computed here by hand."""
     frame = experiments.archive("4", "cores")

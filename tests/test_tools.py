@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -555,6 +556,12 @@ def test_a_rotation_meets_every_pair_once_and_depends_on_the_commit():
         assert all(len(set(few)) == rotate for few in chosen)
         assert set().union(*chosen) == set(everything)
     assert processors.pairs(chapters, played, 5, "0") != processors.pairs(chapters, played, 5, "1")
+
+
+def test_the_recipe_for_other_processors_is_a_command_that_the_tool_understands():
+    recipe = re.search(r"^processors:.*\n\t(.*)$", (ROOT / "Makefile").read_text(), re.M).group(1)
+    assert re.search(r"--on( (?:%s))+ " % "|".join(processors.PROCESSORS), recipe)
+    assert re.search(r"--rotate \d+\b", recipe), recipe
 
 
 def test_processors_prints_a_table_and_sees_what_depends_on_the_machine(project, capsys):
