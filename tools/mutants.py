@@ -1,11 +1,14 @@
-"""Plant single changes in the library, one at a time, and see whether the tests of that file notice.
+"""Plant single changes in the library, one at a time, and see whether the tests notice.
 
     python tools/mutants.py [COUNT] [SECONDS] [WORD ...]    default: 80 changes, at most an hour
+    python tools/mutants.py --again                         the survivors of the report, tried once more
 
-Changes are drawn with a fixed seed, of the files whose path holds one of the words (of all, where none is given).
+Changes are drawn with a fixed seed, of the files whose path holds one of the words (of all, where none is given). A
+change is one operator, comparison, boolean or number; docstrings, messages and type hints are left alone. Each meets
+the tests and docstring examples that belong to its file; one that survives them meets the tests of its neighbours too.
 
-Works in a copy of the checkout. Writes results/trust/mutants.json: what was planted, killed, and what survived.
-A change is one operator, comparison, boolean or number; docstrings, messages and type hints are left alone.
+Works in a copy of the checkout. Writes results/trust/mutants.json: what was planted, killed, and what survived, with
+the reason that somebody wrote beside a survivor, if any.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import ast
 import collections
 import json
+import math
 import os
 import random
 import shutil
@@ -29,22 +33,52 @@ SWAPS: dict[type, str] = {
     **{ast.Lt: ">=", ast.LtE: ">", ast.Gt: "<=", ast.GtE: "<", ast.Eq: "!=", ast.NotEq: "=="},
     **{ast.Is: "is not", ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in", ast.And: "or", ast.Or: "and"},
 }
-THEORY = {
-    "head": ("theorem_3_1", "certify"),
-    "simulate": ("theorem_4_4",),
-    "tangent_kernel": ("theorem_5_2",),
-    "balancedness": ("theorem_4_4",),
+OWN = {  # the tests that belong to a file, where they are not named after it
+    "__main__": ("test_main",),
+    "_arguments": ("test_fuzz",),
+    "_files": ("test_files", "test_data", "test_experiments"),
+    "_measure": ("test_measure",),
+    "_plain": ("test_plain_training",),
+    "fetch": ("test_data",),
+    "balancedness": ("theory/test_theorem_4_4",),
+    "head": ("theory/test_theorem_3_1", "theory/test_certify"),
+    "metrics": ("test_metrics", "test_measure"),
+    "simulate": ("theory/test_theorem_4_4",),
+    "tangent_kernel": ("theory/test_theorem_5_2",),
 }
+ELSEWHERE = (
+    "browser",
+    "book",
+    "altered",
+    "tools",
+    "pages",
+    "print",
+    "stage",
+    "map",
+    "code",
+    "typing",
+    "animation",
+    "fuzz",
+)
 
 
 def tests_of(file: str) -> list[str]:
     """The test files that belong to a file of the library."""
     path = Path(file)
+    if path.stem in OWN:
+        return [f"tests/{name}.py" for name in OWN[path.stem]]
     if path.parts[1] == "experiments":
         return ["tests/test_experiments.py"]
-    if path.parts[1] == "theory":
-        return [f"tests/theory/test_{name}.py" for name in THEORY.get(path.stem, (path.stem,))]
-    return [f"tests/test_{path.stem.lstrip('_')}.py"]
+    return [f"tests/theory/test_{path.stem}.py" if path.parts[1] == "theory" else f"tests/test_{path.stem}.py"]
+
+
+def neighbours_of(file: str) -> list[str]:
+    """Tests of the other files that use it: of theory those of theory, of the rest all but those of pages."""
+    found = sorted((ROOT / "tests" / "theory").glob("test_*.py")) if "theory" in Path(file).parts else [
+        p for p in sorted((ROOT / "tests").glob("test_*.py")) if not any(word in p.stem for word in ELSEWHERE)
+    ]  # fmt: skip
+    own = tests_of(file)
+    return [name for p in found if (name := p.relative_to(ROOT).as_posix()) not in own]
 
 
 def candidates(file: str) -> list[tuple[str, int, int, str, str]]:
@@ -87,63 +121,103 @@ def candidates(file: str) -> list[tuple[str, int, int, str, str]]:
     return found
 
 
-def main(arguments: list[str]) -> int:
-    count = int(arguments[0]) if arguments else 80
-    budget = float(arguments[1]) if len(arguments) > 1 else 3600.0
+def passes(copy: Path, which: list[str], seconds: float) -> bool:
+    """Whether these tests all pass in a copy; a change that makes them run on and on counts as noticed."""
+    environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "NCUTILS_CACHE": "off",
+                                "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg"}  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--doctest-modules", *which]
+    try:
+        return not subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=seconds).returncode
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def drawn(count: int, words: list[str]) -> tuple[list[str], int, list[tuple]]:
+    """The files, the number of possible changes, and those to plant."""
     files = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "ncutils").rglob("*.py"))]
-    left_out = ("__init__", "__main__", "ledger", "_files", "fetch", "_arguments", "_measure")
-    files = [f for f in files if Path(f).stem not in left_out and all((ROOT / t).exists() for t in tests_of(f))]
-    words = arguments[2:] or [""]
-    files = [f for f in files if any(word in f for word in words)]
+    files = [f for f in files if Path(f).stem != "__init__" and any(word in f for word in words or [""])]
     every = [c for f in files for c in candidates(f)]
-    drawn = random.Random(0).sample(every, min(count, len(every)))
-    start, killed, survived, tally = time.time(), 0, [], collections.defaultdict(lambda: [0, 0])
+    return files, len(every), random.Random(0).sample(every, min(count, len(every)))
+
+
+def again(report: dict) -> list[tuple]:
+    """The survivors of a report, found by the text of their line."""
+    found = []
+    for survivor in report["survived"]:
+        data = (ROOT / survivor["file"]).read_bytes()
+        for file, a, b, old, new in candidates(survivor["file"]):
+            line = data.decode().splitlines()[data[:a].count(b"\n")].strip()
+            if (line, old, new, data[:a].count(b"\n") + 1) == (
+                *(survivor[k] for k in ("text", "old", "new")),
+                survivor["line"],
+            ):
+                found.append((file, a, b, old, new))
+                break
+        else:
+            print(f"gone: {survivor['file']}: {survivor['text']}")
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    known = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {"survived": []}
+    reasons = {tuple(s[k] for k in ("file", "text", "old", "new")): s["why"] for s in known["survived"]}
+    repeat, budget = "--again" in arguments, math.inf
+    if repeat:
+        plan = again(known)
+        tally = collections.defaultdict(
+            collections.Counter, {k: collections.Counter(v) for k, v in known["areas"].items()}
+        )
+        for file, *_ in [(s["file"],) for s in known["survived"]]:
+            tally[area_of(file)].subtract(planted=1)
+        files, possible = known["files"], known["possible"]
+    else:
+        count, budget = (float(arguments[i]) if len(arguments) > i else d for i, d in ((0, 80), (1, 3600)))
+        files, possible, plan = drawn(int(count), arguments[2:])
+        tally = collections.defaultdict(collections.Counter)
+    start, spent, survived, slow = time.time(), known.get("seconds", 0) if repeat else 0, [], {}
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch, "tree")
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("_build", ".venv", "book", "data"))
-        environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "NCUTILS_CACHE": "off",
-                                    "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg"}  # fmt: skip
-        sound: dict[tuple, bool] = {}
-        for file, a, b, old, new in drawn:
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("_build", ".venv", ".git", "data", "_static"))
+        for number, (file, a, b, old, new) in enumerate(plan, start=1):
             if time.time() - start > budget:
                 break
-            if (which := tuple(tests_of(file))) not in sound:  # tests that fail anyway would catch everything
-                command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *which]
-                sound[which] = not subprocess.run(command, cwd=copy, env=environment, capture_output=True).returncode
-                if not sound[which]:
-                    print(f"left out: {which} fail without any change", flush=True)
-            if not sound[which]:
-                continue
-            path = copy / file
+            stages = [[*tests_of(file), file], neighbours_of(file)]
+            for which in stages:
+                if tuple(which) not in slow:  # tests that fail anyway would catch everything
+                    begun = time.time()
+                    if not passes(copy, which, 1800):
+                        raise SystemExit(f"these fail without any change: {' '.join(which)}")
+                    slow[tuple(which)] = 60 + 4 * (time.time() - begun)
+            path, area = copy / file, area_of(file)
             whole = path.read_bytes()
             path.write_bytes(whole[:a] + new.encode() + whole[b:])
-            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests_of(file)]
-            try:
-                caught = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=180).returncode
-            except subprocess.TimeoutExpired:
-                caught = 1
+            by = next((stage for stage, which in zip(("own", "neighbours"), stages, strict=True)
+                       if not passes(copy, which, slow[tuple(which)])), "")  # fmt: skip
             path.write_bytes(whole)
-            area = Path(file).parts[1].removesuffix(".py")
-            tally[area][0] += 1
-            tally[area][1] += bool(caught)
-            killed += bool(caught)
-            if not caught:
+            tally[area].update(planted=1, **({by: 1} if by else {}))
+            if not by:
                 line = whole[:a].count(b"\n") + 1
                 text = whole.decode().splitlines()[line - 1].strip()
-                survived.append({"file": file, "line": line, "text": text, "old": old, "new": new, "why": ""})
-            print(f"{'killed' if caught else 'SURVIVED'} {file} {old!r} -> {new!r}", flush=True)
-            known = json.loads(REPORT.read_text())["survived"] if REPORT.exists() else []
-            reasons = {(s["file"], s["text"], s["old"], s["new"]): s["why"] for s in known}
-            for s in survived:
-                s["why"] = reasons.get((s["file"], s["text"], s["old"], s["new"]), s["why"])
-            areas = {area: {"planted": p, "killed": k} for area, (p, k) in sorted(tally.items())}
-            report = {"files": files, "possible": len(every), "planted": sum(p for p, _ in tally.values())}
-            report |= {"killed": killed, "seconds": round(time.time() - start), "areas": areas, "survived": survived}
-            Path(scratch, "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-        REPORT.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(Path(scratch, "report.json"), REPORT)
-    print(f"{killed} of {sum(p for p, _ in tally.values())} killed in {time.time() - start:.0f} s")
+                why = reasons.get((file, text, old, new), "")
+                survived.append({"file": file, "line": line, "text": text, "old": old, "new": new, "why": why})
+            total = sum(tally.values(), collections.Counter())
+            report = {"files": files, "possible": possible, "planted": total["planted"], "own": total["own"]}
+            report |= {"neighbours": total["neighbours"], "seconds": round(spent + time.time() - start)}
+            report |= {"areas": {k: dict(v) for k, v in sorted(tally.items())}, "survived": survived}
+            print(
+                f"{number} of {len(plan)}: {f'noticed ({by})' if by else 'SURVIVED'} {file} {old!r} -> {new!r}",
+                flush=True,
+            )
+            if not repeat or number == len(plan):
+                REPORT.parent.mkdir(parents=True, exist_ok=True)
+                REPORT.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{report['planted'] - len(survived)} of {report['planted']} noticed in {time.time() - start:.0f} s")
     return 0
+
+
+def area_of(file: str) -> str:
+    """Where a file counts: the package it is in, or its own name."""
+    return Path(file).parts[1].removesuffix(".py")
 
 
 if __name__ == "__main__":
