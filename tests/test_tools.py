@@ -560,7 +560,7 @@ def test_a_rotation_meets_every_pair_once_and_depends_on_the_commit():
 
 def test_the_recipe_for_other_processors_is_a_command_that_the_tool_understands():
     recipe = re.search(r"^processors:.*\n\t(.*)$", (ROOT / "Makefile").read_text(), re.M).group(1)
-    assert re.search(r"--on( (?:%s))+ " % "|".join(processors.PROCESSORS), recipe)
+    assert re.search(rf"--on( (?:{'|'.join(processors.PROCESSORS)}))+ ", recipe)
     assert re.search(r"--rotate \d+\b", recipe), recipe
 
 
