@@ -18,6 +18,7 @@ import hashlib
 import http.client
 import io
 import json
+import math
 import os
 import pickle
 import shutil
@@ -29,6 +30,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,7 @@ from ncutils.data import IMAGES, data_root, mnist5k, save
 
 Arrays = dict[str, np.ndarray]
 TIMEOUT = 10.0  # seconds without an answer; torchvision itself would wait for ever
+LARGEST_IDX = 64 * 2**20  # bytes, unpacked: a longer file is none of MNIST's, whatever it says of itself
 
 
 class Unavailable(Exception):
@@ -156,18 +159,20 @@ def parse_idx(content: bytes, where: object = "IDX file") -> np.ndarray:
     """The array in an MNIST file, raw or gzipped: 0, 0, 8 (for bytes), number of axes; big-endian sizes; data."""
     if content[:2] == b"\x1f\x8b":
         try:
-            content = gzip.decompress(content)
-        except (EOFError, OSError, ValueError) as error:
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST_IDX + 1)
+        except (EOFError, OSError, ValueError, zlib.error) as error:
             raise ValueError(f"{where}: damaged gzip ({error})") from error
-    if content[:3] != b"\0\0\x08" or len(content) < 4:
+        if len(content) > LARGEST_IDX:
+            raise ValueError(f"{where}: unpacks to more than {LARGEST_IDX} bytes; an MNIST file has 47,040,016 at most")
+    if content[:3] != b"\0\0\x08" or len(content) < 4 or content[3] > 4:
         raise ValueError(f"{where}: seen first bytes {content[:4].hex()!r}; expected an IDX file of bytes, 000008..")
     header = 4 + 4 * content[3]
     if len(content) < header:
         raise ValueError(f"{where}: seen {len(content)} bytes; expected a header of {header}")
     shape = np.frombuffer(content[4:header], ">u4").tolist()
-    if len(content) - header != np.prod(shape):
+    if len(content) - header != math.prod(shape):
         raise ValueError(
-            f"{where}: seen {len(content) - header} bytes of data; expected {np.prod(shape)} for shape {tuple(shape)}"
+            f"{where}: seen {len(content) - header} bytes of data; expected {math.prod(shape)} for shape {tuple(shape)}"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 

@@ -305,6 +305,10 @@ def test_idx(shape):
         (idx(np.zeros((2, 3), np.uint8))[:9], "seen 9 bytes; expected a header of 12"),
         (idx(np.zeros(2, np.uint8)) + b"x", "seen 3 bytes of data; expected 2"),
         (gzip.compress(idx(np.zeros(100, np.uint8)), mtime=0)[:-5], "damaged gzip"),
+        (gzip.compress(bytes(100), mtime=0)[:10] + b"\xff" * 20, "damaged gzip"),
+        (gzip.compress(bytes(fetch.LARGEST_IDX + 1), 1, mtime=0), "unpacks to more than 67108864 bytes"),
+        (b"\0\0\x08\xff" + bytes(2000), "seen first bytes '000008ff'"),
+        (b"\0\0\x08\x04" + b"\x80\0\0\0" * 4, "seen 0 bytes of data; expected"),  # their product is 0 in 64 bits
     ],
 )
 def test_a_damaged_idx_file_is_named(content, message):
