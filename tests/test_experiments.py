@@ -395,6 +395,12 @@ def archived(tmp_path, monkeypatch):
     return frame, path
 
 
+def sealed(provenance: dict) -> dict:
+    """As it is kept: with a hash of all the rest."""
+    rest = {name: value for name, value in provenance.items() if name != "sha256"}
+    return rest | {"sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
+
+
 def test_an_archive_gives_back_the_run(archived):
     frame, path = archived
     back = experiments.archive("2-mlp", folder=path.parent)
@@ -439,7 +445,7 @@ def test_an_archive_outlives_another_caption_and_a_new_option(archived, monkeypa
     del provenance["specification"]["precision"]  # as before that option came, with what is now its default
     pd.read_parquet(path).to_parquet(path)  # without a provenance of its own, as tables were
     provenance["parquet_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    about.write_text(json.dumps(provenance))
+    about.write_text(json.dumps(sealed(provenance)))
     reworded = TINY.but(profile="cores", precision="float32", shows="the same in other words", runs_per_job=None)
     monkeypatch.setitem(experiments.DECLARED, ("2-mlp", "cores"), reworded)
     experiments.archive("2-mlp", folder=path.parent)
@@ -455,10 +461,13 @@ def test_an_archive_whose_table_is_not_its_own_is_refused(archived):
         experiments.archive("2-mlp", folder=path.parent)
 
 
-@pytest.mark.parametrize(("text", "words"), [("{", "no readable"), ("{}", "lacks")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", "no readable"), ("{}", "damaged"), ("[]", "damaged"), (None, "lacks figure|lacks specification")],
+)
 def test_an_archive_without_provenance_is_refused(archived, text, words):
     about = archived[1].with_suffix(".json")
-    about.write_text(text)
+    about.write_text(json.dumps(sealed({})) if text is None else text)
     with pytest.raises(ValueError, match=words):
         experiments.archive("2-mlp", folder=about.parent)
 
@@ -470,7 +479,7 @@ def test_a_table_carries_its_own_provenance(archived):
     about.unlink()
     alone = experiments.load_archive("2-mlp", folder=path.parent)
     assert alone.provenance["git_commit"] == provenance["git_commit"] and len(alone) == len(frame)
-    about.write_text(json.dumps(provenance | {"seconds": 1e9}))
+    about.write_text(json.dumps(sealed(provenance | {"seconds": 1e9})))
     with pytest.raises(ValueError, match=r"its own provenance is not that of 2-mlp-cores.json: seconds"):
         experiments.load_archive("2-mlp", folder=path.parent)
 

@@ -2,6 +2,7 @@
 
 import pickle
 import random
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from ncutils import _files, data, training
+from ncutils import _files, data, experiments, training
 from ncutils.data import Dataset
 from ncutils.experiments import jobs
 from ncutils.networks import MLP
@@ -139,6 +140,22 @@ def test_a_result_is_not_stored_under_the_key_of_code_edited_since(tmp_path, mon
     before = jobs.code_hash()
     monkeypatch.setattr(jobs, "PACKAGE", tmp_path)  # whatever the files say now
     assert jobs.code_hash() == before
+
+
+# --- archives
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "json"])
+def test_every_flipped_bit_of_a_committed_archive_is_refused_by_name(tmp_path, suffix):
+    for path in experiments.results_dir().glob("1-resnet-cores.*"):
+        shutil.copy(path, tmp_path)
+    experiments.load_archive("1-resnet", "cores", folder=tmp_path)
+    path = tmp_path / f"1-resnet-cores.{suffix}"
+    whole = path.read_bytes()
+    for seed in range(100):
+        path.write_bytes(flipped(whole, random.Random(seed)))
+        with pytest.raises(ValueError, match=r"1-resnet-cores\.(parquet|json)"):
+            experiments.load_archive("1-resnet", "cores", folder=tmp_path)
 
 
 # --- data files

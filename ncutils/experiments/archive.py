@@ -57,6 +57,7 @@ def load_archive(figure: str, profile: str | None = None, folder: str | os.PathL
         ('what two cores can: 60,000 digits of 28x28, 5 seeds, 20 epochs, float32, CPU', [0, 1, 2, 3, 4])
     """
     import pandas as pd
+    import pyarrow.parquet
 
     folder = results_dir() if folder is None else Path(folder)
     declared = [p for p in reversed(PROFILES) if figure not in figures.FIGURES or (figure, p) in figures.DECLARED]
@@ -77,6 +78,9 @@ def load_archive(figure: str, profile: str | None = None, folder: str | os.PathL
         provenance = embedded
     except (OSError, ValueError) as error:
         raise ValueError(f"{about}: no readable provenance for {path.name} ({error})") from error
+    else:
+        if not isinstance(provenance, dict) or provenance.pop("sha256", None) != _seal(provenance):
+            raise ValueError(f"{about} is damaged (its SHA-256 is not that of its contents); fetch it again")
     needed = ("specification", "git_commit", "device", "seconds", "data_checksum", "versions")
     if lacking := [name for name in needed if name not in provenance]:
         raise ValueError(f"{about}: the provenance lacks {', '.join(lacking)}")
@@ -91,7 +95,7 @@ def load_archive(figure: str, profile: str | None = None, folder: str | os.PathL
     else:
         try:
             frame, _ = jobs.read_table(path)
-        except ValueError as error:
+        except (ValueError, OSError, pyarrow.lib.ArrowException) as error:
             raise ValueError(f"{path} is damaged ({error}); fetch it again or make it anew") from error
         if differ := [name for name in embedded if embedded[name] != provenance.get(name)]:
             raise ValueError(f"{path}: its own provenance is not that of {about.name}: {', '.join(differ)}")
@@ -108,7 +112,7 @@ def _embedded(path: Path) -> dict | None:
     try:
         metadata = pyarrow.parquet.read_schema(path).metadata or {}
         return json.loads(metadata[b"ncutils"])["provenance"] if b"ncutils" in metadata else None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, pyarrow.lib.ArrowException) as error:
         raise ValueError(f"{path} is damaged ({error}); fetch it again or make it anew") from error
 
 
@@ -132,6 +136,7 @@ def save_archive(result, folder: str | os.PathLike | None = None) -> Path:
     about.unlink(missing_ok=True)  # never a new table beside an old provenance
     jobs.write(small, path, provenance=provenance)
     provenance |= {"rows": len(small), "parquet_sha256": _sha256(path)}
+    provenance["sha256"] = _seal(provenance)
     with _files.atomic(about) as temporary:
         temporary.write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
     return path
@@ -149,6 +154,11 @@ def check_committed() -> None:
         raise ValueError(
             f"an archive names the commit whose code made it; commit these first, or use --no-archive:\n{changed}"
         )
+
+
+def _seal(provenance: dict) -> str:
+    """The SHA-256 of a provenance, which its file carries beside it."""
+    return hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
