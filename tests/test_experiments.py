@@ -644,6 +644,19 @@ def test_a_signal_ends_the_workers_and_keeps_what_is_done(cache, number, backend
     ]
 
 
+def test_the_workers_of_a_killed_run_end_too(cache):
+    child = python("""
+        compute = Job.compute
+        Job.compute = lambda job, checkpoint=None: (compute(job, checkpoint), time.sleep(1))[0]
+        run(TINY, backend="loky", jobs=2)
+    """)
+    deadline = time.time() + 90
+    while not list(cache.glob("*.parquet")) and time.time() < deadline and child.poll() is None:
+        time.sleep(0.1)
+    child.kill()
+    child.communicate(timeout=20)  # returns when the last worker has closed its output
+
+
 def test_under_nohup_a_hangup_is_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

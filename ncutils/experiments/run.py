@@ -9,6 +9,7 @@ import platform
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -110,7 +111,8 @@ def _solve_all(missing, folder, jobs, backend, device, bar) -> dict:
             return found
         try:
             with ENGINES[backend](min(jobs, len(left)), device) as parallel:
-                for key, frame in parallel(bar)(joblib.delayed(_solve)(job, key, folder) for key, job in left.items()):
+                tasks = (joblib.delayed(_solve)(job, key, folder, os.getpid()) for key, job in left.items())
+                for key, frame in parallel(bar)(tasks):
                     found[key] = frame
                     # solved on a machine with another disk
                     if folder is not None and not (folder / f"{key}.parquet").exists():
@@ -126,8 +128,23 @@ def _solve_all(missing, folder, jobs, backend, device, bar) -> dict:
     )
 
 
-def _solve(job: Job, key: str, folder: Path | None):
+def _solve(job: Job, key: str, folder: Path | None, parent: int):
+    _end_with(parent)
     return key, jobs_.solve(job, key, folder)
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    """Let this process, if it is a child of that one, end when that one does, killed or not; looks once a second."""
+    if os.getppid() != parent:
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Stopped(KeyboardInterrupt):
@@ -144,22 +161,28 @@ class Stopped(KeyboardInterrupt):
         super().__init__(f"stopped by {signal.Signals(number).name}; {kept}")
 
 
+def _signals() -> list[int]:
+    """Those that end a run; none outside the main thread, which alone is given any by Python."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    return [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 @contextlib.contextmanager
 def _stoppable(folder: Path | None) -> Iterator[None]:
-    """SIGTERM and SIGHUP raise :class:`Stopped` here, in the main thread; whatever stops a run, its workers end."""
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []  # Python gives signals to the main thread alone
+    """SIGTERM, SIGHUP and Ctrl-C raise :class:`Stopped` in the main thread; whatever stops a run, its workers end."""
 
     def stop(number, _):
         raise Stopped(number, folder)
 
-    before = {number: signal.signal(number, stop) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    before = {n: signal.signal(n, stop) for n in _signals() if signal.getsignal(n) != signal.SIG_IGN}
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         _end_workers()
-        raise
+        if isinstance(interrupt, Stopped):
+            raise
+        raise Stopped(signal.SIGINT, folder) from interrupt
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -234,7 +257,10 @@ def _ray(jobs: int, device: str) -> Iterator[Callable]:
     started = not ray.is_initialized()
     if started:
         local = {} if os.environ.get("RAY_ADDRESS") else dict(num_cpus=jobs, include_dashboard=False)
+        before = {number: signal.getsignal(number) for number in _signals()}
         ray.init(log_to_driver=False, **local)
+        for number, handler in before.items():  # Ray takes SIGTERM for itself
+            signal.signal(number, handler)
     ray_joblib.register_ray()
     options = dict(ray_remote_args={"num_gpus": 1}) if device == "cuda" else {}
     try:
