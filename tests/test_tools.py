@@ -130,6 +130,10 @@ def test_archives_concern_the_chapters_that_read_them(project):
     read = notebook.dependencies("frame = experiments.archive(4)", project)
     assert project / "results" / "4-cores.json" in read
     assert project / "results" / "4-cores.json" not in notebook.dependencies("from ncutils import experiments", project)
+    (project / "results" / "trust").mkdir()
+    (project / "results" / "trust" / "fuzz.json").write_text("{}")
+    reports = {code: notebook.dependencies(code, project) for code in ('results_dir() / "trust"', "archive(4)")}
+    assert [project / "results" / "trust" / "fuzz.json" in found for found in reports.values()] == [True, False]
 
 
 def test_comments_and_docstrings_are_not_code(project):

@@ -1,6 +1,7 @@
 """Plant single changes in the library, one at a time, and see whether the tests notice.
 
     python tools/mutants.py [COUNT] [SECONDS] [WORD ...]    default: 80 changes, at most an hour
+    python tools/mutants.py --on [COUNT] [SECONDS] [WORD ...]  the same, going on where the report ends
     python tools/mutants.py --again                         the survivors of the report, tried once more
 
 Changes are drawn with a fixed seed, of the files whose path holds one of the words (of all, where none is given). A
@@ -59,6 +60,9 @@ ELSEWHERE = (
     "typing",
     "animation",
     "fuzz",
+    "benchmarks",
+    "experiments",
+    "main",
 )
 
 
@@ -161,7 +165,8 @@ def again(report: dict) -> list[tuple]:
 def main(arguments: list[str]) -> int:
     known = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {"survived": []}
     reasons = {tuple(s[k] for k in ("file", "text", "old", "new")): s["why"] for s in known["survived"]}
-    repeat, budget = "--again" in arguments, math.inf
+    repeat, on, budget = "--again" in arguments, "--on" in arguments, math.inf
+    arguments = [word for word in arguments if not word.startswith("--")]
     if repeat:
         plan = again(known)
         tally = collections.defaultdict(
@@ -174,7 +179,11 @@ def main(arguments: list[str]) -> int:
         count, budget = (float(arguments[i]) if len(arguments) > i else d for i, d in ((0, 80), (1, 3600)))
         files, possible, plan = drawn(int(count), arguments[2:])
         tally = collections.defaultdict(collections.Counter)
-    start, spent, survived, slow = time.time(), known.get("seconds", 0) if repeat else 0, [], {}
+        if on:
+            plan = plan[known["planted"] :]
+            tally.update({area: collections.Counter(counts) for area, counts in known["areas"].items()})
+    start, spent = time.time(), known.get("seconds", 0) if repeat or on else 0
+    survived, slow = list(known["survived"]) if on else [], {}
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch, "tree")
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("_build", ".venv", ".git", "data", "_static"))
