@@ -485,7 +485,7 @@ def test_a_table_carries_its_own_provenance(archived):
 
 
 def test_uncommitted_code_is_not_archived(monkeypatch):
-    answers = {"rev-parse": "abc", "status": " M ncutils/training.py"}
+    answers = {"ls-files": "ncutils/data.py", "rev-parse": "abc", "status": " M ncutils/training.py"}
     monkeypatch.setattr(ARCHIVE, "git", lambda *arguments: answers[arguments[0]])
     with pytest.raises(ValueError, match=r"commit these first.*\n M ncutils/training.py"):
         experiments.check_committed()
@@ -580,6 +580,28 @@ def test_own_data_widths_depths_and_training_options_are_swept(cache, monkeypatc
     assert "momentum" in spec.describe()
     no_computing(monkeypatch)
     pd.testing.assert_frame_equal(run(spec).frame, result.frame)  # other tensors with the same contents
+
+
+def test_an_experiment_of_ones_own_is_archived_and_read_back(cache, tmp_path, monkeypatch):
+    spec = own(lr=0.02, width=8)
+    result = run(spec)
+    path = experiments.save_archive(result, tmp_path)
+    back = experiments.load_archive(spec, folder=tmp_path)
+    assert back.label == result.label and back.provenance["seeds"] == [0, 1]
+    np.testing.assert_allclose(back.frame["nc1"], result.frame["nc1"], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"another specification of figure blobs, own: seeds is 2 there, 5 here"):
+        experiments.load_archive(spec.but(seeds=5), folder=tmp_path)
+    with pytest.raises(ValueError, match="profile must be 'own'"):
+        experiments.load_archive(spec, "paper", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"save_archive\(run"):
+        experiments.load_archive(spec, folder=tmp_path / "elsewhere")
+    monkeypatch.setattr(sys.modules["ncutils.experiments.archive"], "git", lambda *arguments: None)  # installed
+    experiments.save_archive(result, tmp_path)
+    provenance = experiments.load_archive(spec, folder=tmp_path).provenance
+    assert provenance["git_commit"] is None and provenance["code"] and provenance["versions"]["ncutils"]
+    with pytest.raises(ValueError, match="this copy is not a git checkout"):
+        experiments.save_archive(run(TINY.but(profile="cores")), tmp_path)
+    assert path.exists()
 
 
 def test_own_data_may_come_from_a_function_and_name_the_cache():

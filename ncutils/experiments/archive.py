@@ -12,7 +12,7 @@ from ncutils._arguments import checked, text
 from ncutils.experiments import figures, jobs
 from ncutils.experiments.result import Result, about_result
 from ncutils.experiments.run import git
-from ncutils.experiments.specification import PROFILES, identity
+from ncutils.experiments.specification import PROFILES, Specification, identity
 
 
 def results_dir() -> Path:
@@ -38,12 +38,14 @@ def archived(folder: str | os.PathLike | None = None) -> list[tuple[str, str]]:
     return [(figure, profile) for figure, _, profile in names]
 
 
-@checked(figure=text, profile=text)
-def load_archive(figure: str, profile: str | None = None, folder: str | os.PathLike | None = None) -> Result:
+@checked(profile=text)
+def load_archive(
+    figure: str | Specification, profile: str | None = None, folder: str | os.PathLike | None = None
+) -> Result:
     """A result computed earlier and kept with its provenance, as :func:`run` returned it (numbers in float32).
 
     Args:
-        figure: a figure's name.
+        figure: a figure's name, or the specification of an experiment of your own.
         profile: which one; when not given the largest there is (``"paper"`` before ``"cores"``).
         folder: where archives are; ``results/`` of the checkout when not given.
 
@@ -60,15 +62,7 @@ def load_archive(figure: str, profile: str | None = None, folder: str | os.PathL
     import pyarrow.parquet
 
     folder = results_dir() if folder is None else Path(folder)
-    declared = [p for p in reversed(PROFILES) if figure not in figures.FIGURES or (figure, p) in figures.DECLARED]
-    candidates = [profile] if profile else declared
-    for candidate in candidates:
-        spec = figures.specification(figure, candidate)
-        if (path := folder / f"{figure}-{candidate}.parquet").exists():
-            break
-    else:
-        commands = " or ".join(f"`python -m ncutils run {figure} --profile {p}`" for p in candidates if p != "quick")
-        raise FileNotFoundError(f"no archived result of figure {figure} in {folder.name}/; make it with {commands}")
+    spec, path = _stored(figure, profile, folder)
     about, embedded = path.with_suffix(".json"), _embedded(path)
     try:
         provenance = json.loads(about.read_text(encoding="utf-8"))
@@ -87,7 +81,7 @@ def load_archive(figure: str, profile: str | None = None, folder: str | os.PathL
     wanted, stored = spec.identity(), identity(provenance["specification"])
     if differ := [name for name in sorted({*wanted, *stored}) if wanted.get(name) != stored.get(name)]:
         seen = "; ".join(f"{name} is {stored.get(name)!r} there, {wanted.get(name)!r} here" for name in differ)
-        raise ValueError(f"{about}: made from another specification of figure {figure}, {spec.profile}: {seen}")
+        raise ValueError(f"{about}: made from another specification of figure {spec.figure}, {spec.profile}: {seen}")
     if about.exists() and _sha256(path) != provenance.get("parquet_sha256"):
         raise ValueError(f"{path}: not the table that {about.name} describes (its SHA-256 differs)")
     if embedded is None:  # made before tables carried their own
@@ -105,6 +99,26 @@ def load_archive(figure: str, profile: str | None = None, folder: str | os.PathL
 archive = load_archive  # the name it had
 
 
+def _stored(figure: str | Specification, profile: str | None, folder: Path) -> tuple[Specification, Path]:
+    """What is asked for and where it lies; FileNotFoundError, with what makes it, if it is not there."""
+    if isinstance(figure, Specification):
+        path = folder / f"{figure.figure}-{figure.profile}.parquet"
+        if profile not in (None, figure.profile):
+            raise ValueError(f"profile must be {figure.profile!r}, that of the specification given; got {profile!r}")
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is not there; make it with save_archive(run(...), folder)")
+        return figure, path
+    text("figure", figure)
+    declared = [p for p in reversed(PROFILES) if figure not in figures.FIGURES or (figure, p) in figures.DECLARED]
+    candidates = [profile] if profile else declared
+    for candidate in candidates:
+        spec = figures.specification(figure, candidate)
+        if (path := folder / f"{figure}-{candidate}.parquet").exists():
+            return spec, path
+    commands = " or ".join(f"`python -m ncutils run {figure} --profile {p}`" for p in candidates if p != "quick")
+    raise FileNotFoundError(f"no archived result of figure {figure} in {folder.name}/; make it with {commands}")
+
+
 def _embedded(path: Path) -> dict | None:
     """The provenance inside a table, None if it was made before tables carried theirs."""
     import pyarrow.parquet
@@ -119,14 +133,18 @@ def _embedded(path: Path) -> dict | None:
 def save_archive(result, folder: str | os.PathLike | None = None) -> Path:
     """Keep a result that :func:`run` returned: FIGURE-PROFILE.parquet, its provenance inside and beside it.
 
+    The provenance of a figure names the commit whose code made it. That of an experiment of your own does if there is
+    one; an installed copy is known by its version and by the hash of its code.
+
     Raises:
-        ValueError: the code that ran is not the code of the commit that the provenance would name.
+        ValueError: the code that ran for a figure is not the code of the commit that the provenance would name.
         OSError: naming the file that could not be written.
     """
     folder = results_dir() if folder is None else Path(folder)
     provenance = dict(about_result(result, "provenance"))
-    check_committed()
-    provenance["git_commit"] = git("rev-parse", "HEAD")
+    if provenance["figure"] in figures.FIGURES:
+        check_committed()
+    provenance["git_commit"] = None if _uncommitted() else git("rev-parse", "HEAD")
     path = folder / f"{provenance['figure']}-{provenance['profile']}.parquet"
     small = (result.frame if isinstance(result, Result) else result).copy()
     doubles = small.select_dtypes("float64").columns.difference(["lr", "weight_decay"])
@@ -144,16 +162,17 @@ def save_archive(result, folder: str | os.PathLike | None = None) -> Path:
 
 def check_committed() -> None:
     """Raise ValueError unless the code behind the results is exactly what HEAD holds."""
-    if git("rev-parse", "HEAD") is None:
-        raise ValueError(
-            "an archive names the commit whose code made it, and this copy is not a git checkout: "
-            "give --no-archive to compute and cache alone"
-        )
+    if problem := _uncommitted():
+        raise ValueError(f"an archive names the commit whose code made it{problem}")
+
+
+def _uncommitted() -> str:
+    """Why no commit holds the code behind the results; "" if HEAD does."""
     files = [str(jobs.PACKAGE / name) for name in (*jobs.CODE, "experiments") if (jobs.PACKAGE / name).exists()]
-    if changed := git("status", "--porcelain", "--", *files):
-        raise ValueError(
-            f"an archive names the commit whose code made it; commit these first, or use --no-archive:\n{changed}"
-        )
+    if git("rev-parse", "HEAD") is None or not git("ls-files", "--", *files):  # somebody else's checkout does not count
+        return ", and this copy is not a git checkout: give --no-archive to compute and cache alone"
+    changed = git("status", "--porcelain", "--", *files)
+    return f"; commit these first, or use --no-archive:\n{changed}" if changed else ""
 
 
 def _seal(provenance: dict) -> str:
