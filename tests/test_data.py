@@ -256,6 +256,12 @@ def _separable(part):
     return bool((x @ torch.linalg.lstsq(x, part.one_hot()).solution).argmax(1).eq(part.y).all())
 
 
+def test_gaussian_has_two_classes_or_more():
+    assert data.gaussian(3, num_classes=2).num_classes == 2
+    with pytest.raises(ValueError, match="num_classes must be at least 2"):
+        data.gaussian(3, num_classes=1)
+
+
 def test_gaussian_separation():
     assert _separable(data.load("gaussian"))
     assert not _separable(data.gaussian(separation=0.3))

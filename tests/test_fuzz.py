@@ -11,6 +11,7 @@ import ast
 import contextlib
 import copy
 import functools
+import importlib
 import io
 import itertools
 import math
@@ -30,6 +31,12 @@ from torch import nn
 import ncutils
 from ncutils import __main__ as command_line
 from ncutils import claims, data, experiments, metrics, networks, plots, theory, training
+
+(any_width, certificates, corollary_5_2, dichotomy, every_layer, exact, inheritance, momentum_balance, slide, stationary,
+ tangent_kernel, theorem_4_4, theorem_5_2, trivial) = (  # some functions have the name of their module
+    importlib.import_module(f"ncutils.theory.{name}")
+    for name in ["any_width", "certificates", "corollary_5_2", "dichotomy", "every_layer", "exact", "inheritance", "momentum_balance", "slide", "stationary", "tangent_kernel", "theorem_4_4", "theorem_5_2", "trivial"]
+)  # fmt: skip
 
 PACKAGE = Path(ncutils.__file__).parent
 SECONDS = 5.0  # a call on these small inputs that takes longer hangs
@@ -54,6 +61,8 @@ PHASE = theory.TwoPhase.at(OBJECTIVE, WEIGHTS)
 FLOW = theory.flow(OBJECTIVE, WEIGHTS, [0.0, 0.1, 0.2])
 HEAD = theory.LinearHead(*theory.random_head(torch.Generator().manual_seed(0)))
 CHECK = theory.theorem_3_1_nc1(HEAD)
+STATES = ((HEAD.weights, [0 * w for w in HEAD.weights]),) * 2
+DECAYED = dict(nonlinear_weights=[W], x=HEAD.features, weight_decay=1e-4)
 SIDES = functools.partial(theory.nc1_sides, form="sharp")
 
 
@@ -304,6 +313,49 @@ TARGETS = {
         slack=1.0), "non_vacuous": dict(bound=0.9, form="sharp", slack=0.01), "smoothness": dict(radius=1.0),
         "rate_per_step": dict(step_size=0.01), "k1": dict(step_size=0.01),
         "descent_imbalance": dict(steps=3, step_size=0.01)}.items()},
+    # theory: statements of this book's own
+    **{f"theory.{module.__name__.rpartition('.')[2]}.{name}": _of(getattr(module, name), head=HEAD, **given)
+       for module, given, names in (
+        (certificates, dict(form="joint"), ("head_certificate", "head_certificate_sides")),
+        (certificates, {}, ("certificate_of_last_layer", "certificate_of_last_layer_sides")),
+        (certificates, DECAYED, ("certificate_a_priori",)),
+        (corollary_5_2, DECAYED, ("corollary_5_2",)),
+        (every_layer, dict(layer=1), ("unseen_weight", "every_layer_nc1", "every_layer_nc2", "every_layer_nc3")),
+        (every_layer, {}, ("every_layer",)),
+        (exact, FORM, ("distance_to_collapse", "distance_to_collapse_sides")),
+        (exact, {}, ("exact_case",)),
+        (stationary, dict(weight_decay=0.01), ("stationary_identity", "stationary_trace", "stationary_nc2")),
+        (tangent_kernel, dict(position=1, ntk=100.0), ("proposition_5_3_sides",)),
+        (theorem_5_2, DECAYED, ("theorem_5_2_a_priori_sides",)),
+        (theorem_5_2, {}, ("log_determinant",)),
+       ) for name in names},
+    "theory.collapse_bounds": _of(corollary_5_2.collapse_bounds, k=1.5, e=0.1, classes=3),
+    "theory.corollary_5_2_limit": _of(corollary_5_2.corollary_5_2_limit, depths=(3, 9), weight_decay=lambda depth: 1e-4,
+                                      rms=1.0, reference=0.5, classes=3, samples=30, nonlinear=2),
+    "theory.trivial_price": _of(trivial.trivial_price, weight_decay=1e-3, num_linear=4, num_nonlinear=2, input_norm=3.0,
+                                samples=30, classes=3),
+    "theory.trivial_transition": _of(trivial.trivial_transition, weight_decay=1e-3, num_nonlinear=2, reference=0.5,
+                                     input_norm=3.0, samples=30, classes=3, deepest=100),
+    "theory.inheritance": _of(inheritance.inheritance, weights=HEAD.weights[-2:], features=HEAD.layers[-3], y=HEAD.y,
+                              form="sharp", bias=None, rank=2),
+    "theory.noise_floor": _of(momentum_balance.noise_floor, mean_drive=W[:, :3], lr=0.1, weight_decay=0.01,
+                              momentum=0.9),
+    "theory.momentum_balance": _of(momentum_balance.momentum_balance, before=STATES[0], after=STATES[1], lr=0.1,
+                                   weight_decay=0.01, momentum=0.9, nesterov=False),
+    "theory.hidden_start": _of(dichotomy.hidden_start, objective=OBJECTIVE, widths=(8, 6, 4, 3), scale=1.0, size=0.1,
+                               seed=0),
+    "theory.dichotomy_floor": _of(dichotomy.dichotomy_floor, objective=OBJECTIVE, weights=WEIGHTS, phase=None),
+    "theory.dichotomy": _of(dichotomy.dichotomy, trajectory=FLOW, phase=None),
+    "theory.slide": _of(slide.slide, objective=OBJECTIVE, weights=WEIGHTS, times=[0.0, 0.05], first=0.01, growth=0.08,
+                        largest=0.02),
+    "theory.whitened_start": _of(slide.whitened_start, objective=OBJECTIVE, widths=(8, 4, 3), scale=1.0, head=2.0,
+                                 size=0.3, seed=0),
+    "theory.certify_start": _of(any_width.certify_start, network=WEIGHTS, x=X, y=np.arange(6) % 3, num_nonlinear=1,
+                                weight_decay=0.01, run=0),
+    "theory.doubled_start": _of(any_width.doubled_start, objective=OBJECTIVE, widths=(8, 6, 3), scale=1.0, seed=0),
+    "theory.output_curvature": _of(any_width.output_curvature, objective=OBJECTIVE, weights=WEIGHTS, radius=0.1),
+    "theory.pl_constant": _of(theorem_4_4.pl_constant, objective=OBJECTIVE, weights=WEIGHTS),
+    "theory.assumption_4_2_descent": _of(theorem_4_4.assumption_4_2_descent, objective=OBJECTIVE),
     **{f"theory.{name}": _of(getattr(theory, name), phase=PHASE, trajectory=FLOW) for name in (
         "theorem_4_4", "theorem_4_4_balancing", "theorem_4_4_error", "theorem_4_4_fitting", "theorem_4_4_nc1",
         "theorem_4_4_norm", "theorem_4_4_path")},

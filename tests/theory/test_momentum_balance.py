@@ -99,5 +99,5 @@ def test_wrong_arguments():
     before, after = next(steps("mse", count=1))
     with pytest.raises(ValueError, match="same two or more layers"):
         momentum_balance((before[0][:1], before[1][:1]), after, lr=0.1, weight_decay=0.0, momentum=0.0)
-    with pytest.raises(ValueError, match="weight_decay must be positive"):
+    with pytest.raises(ValueError, match="weight_decay must be above 0"):
         noise_floor(torch.eye(2), lr=0.1, weight_decay=0.0, momentum=0.0)

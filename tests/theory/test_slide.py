@@ -85,7 +85,7 @@ def test_wrong_arguments():
         slide(objective, weights, [1.0, 2.0])
     with pytest.raises(ValueError, match="weight_decay must be positive"):
         slide(replace(objective, weight_decay=0.0), weights, [0.0, 1.0])
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="must be above 0"):
         slide(objective, weights, [0.0, 1.0], growth=0.0)
     with pytest.raises(ValueError, match="n_1 = 5"):
         whitened_start(objective, [5, 4, 4, 2], 1.0)
