@@ -80,6 +80,9 @@ def number(least: float | None = None, above: float | None = None, most: float |
     return check
 
 
+positive = number(above=0, finite=True)
+
+
 def one_of(*allowed: object) -> Kind:
     """One of these values."""
 

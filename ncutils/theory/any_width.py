@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncutils._arguments import anything, checked, integer, many, number, positive, shown
 from ncutils.networks import MLP
 from ncutils.theory.checks import Hypothesis
 from ncutils.theory.simulate import Objective, op_norm
@@ -39,6 +40,7 @@ from ncutils.theory.theorem_4_4 import TwoPhase, assumption_4_2
 __all__ = ["KernelPhase", "certify_start", "doubled_start", "output_curvature"]
 
 
+@checked(radius=number(least=0, finite=True))
 def output_curvature(objective: Objective, weights: Sequence, radius: float) -> float:
     """H ≥ ‖∇²f(θ)‖ for all ‖θ − θ_0‖ ≤ ``radius``: how fast the Jacobian of the outputs can turn there.
 
@@ -114,6 +116,14 @@ class KernelPhase(TwoPhase):
         return Hypothesis(name, self.budget, need * math.sqrt(self.data_cost), ">=")
 
 
+@checked(
+    network=anything,
+    x=anything,
+    y=anything,
+    num_nonlinear=integer(least=0),
+    weight_decay=number(least=0, finite=True),
+    run=integer(least=0),
+)
 def certify_start(
     network: MLP | Sequence, x, y, *, num_nonlinear: int | None = None, weight_decay: float = 0.0, run: int = 0
 ) -> KernelPhase:
@@ -142,6 +152,8 @@ def certify_start(
         weights = [w.detach()[run] for w in network.weights]
         num_nonlinear, activation = network.num_nonlinear, network.activation
     else:
+        if not isinstance(network, Sequence):
+            raise TypeError(f"network must be an MLP or a list of weights; got {shown(network)}")
         weights = list(network)
     if num_nonlinear is None:
         raise ValueError("num_nonlinear must be given with weights; got None")
@@ -172,6 +184,11 @@ def certify_start(
     return KernelPhase(**values, jacobian_min=least, turning=turning, ball=low)
 
 
+@checked(
+    widths=many(integer(least=1, most=10**5), least=1),
+    scale=positive,
+    seed=integer(least=0, most=2**32 - 1),
+)
 def doubled_start(objective: Objective, widths: Sequence[int], scale: float, seed: int = 0) -> list[Tensor]:
     """Two copies of one network side by side, with last layers V and −V: f(X) = 0 exactly, J of full rank.
 

@@ -31,6 +31,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ncutils._arguments import checked, function, integer, many, number, positive
 from ncutils.theory.certificates import a_priori_sides
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.head import LinearHead, op_norm
@@ -41,6 +42,7 @@ __all__ = ["corollary_5_2", "corollary_5_2_limit"]
 QUANTITIES = ("nc1", "nc2", "nc3")
 
 
+@checked(k=number(), e=number(), classes=integer(least=1))
 def collapse_bounds(k: float, e: float, classes: int) -> tuple[float, float, float]:
     """The corollary's bounds of NC1, NC2 (stationary) and NC3 at a balanced head; useless ones are ∞, ∞, −1.
 
@@ -56,6 +58,15 @@ def collapse_bounds(k: float, e: float, classes: int) -> tuple[float, float, flo
     return nc1, nc2, nc3
 
 
+@checked(
+    depths=many(integer(least=1, most=10**9)),
+    weight_decay=function,
+    rms=positive,
+    reference=number(finite=True),
+    classes=integer(least=1),
+    samples=integer(least=1),
+    nonlinear=integer(least=0),
+)
 def corollary_5_2_limit(
     depths: Sequence[int], weight_decay, *, rms: float, reference: float, classes: int, samples: int, nonlinear: int
 ) -> list[tuple[float, float, float]]:
@@ -91,6 +102,7 @@ def corollary_5_2_limit(
     return bounds
 
 
+@checked()
 def corollary_5_2(
     head: LinearHead, *, nonlinear_weights: Sequence[Tensor], x: Tensor, weight_decay: float
 ) -> tuple[Check, ...]:

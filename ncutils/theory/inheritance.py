@@ -26,6 +26,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ncutils._arguments import anything, as_tensor, checked, integer, shown
 from ncutils.metrics import imbalance_matrix
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.head import RANK_THRESHOLD, ROUNDING, op_norm
@@ -33,6 +34,7 @@ from ncutils.theory.head import RANK_THRESHOLD, ROUNDING, op_norm
 __all__ = ["inheritance", "inheritance_sides"]
 
 
+@checked(weights=anything, features=anything, y=anything, bias=anything, rank=integer())
 def inheritance(
     weights,
     features: Tensor | None = None,
@@ -64,6 +66,8 @@ def inheritance(
     """
     if form not in ("simple", "sharp"):
         raise ValueError(f"form must be 'simple' or 'sharp'; got {form!r}")
+    if not hasattr(weights, "weights") and (features is None or y is None):
+        raise ValueError(f"features, y must be given with weights; got {shown(features)}, {shown(y)}")
     last, before, z, y, bias = _arguments(weights, features, y, bias)
     singular = torch.linalg.svdvals(last)
     full = int((singular > RANK_THRESHOLD * singular[0]).sum())
@@ -126,8 +130,16 @@ def _arguments(weights, features, y, bias):
     else:
         if len(weights) < 2:
             raise ValueError(f"weights must hold at least 2 linear layers; got {len(weights)}")
-        weights = [torch.as_tensor(w).to(torch.float64) for w in weights]
-        z, y = torch.as_tensor(features).to(torch.float64), torch.as_tensor(y).long()
+        weights = [as_tensor("weights", w).to(torch.float64) for w in weights]
+        z, y = as_tensor("features", features).to(torch.float64), as_tensor("y", y)
+        if z.ndim != 2 or [w.ndim for w in weights] != [2] * len(weights) or y.is_floating_point() or y.is_complex():
+            shapes = [tuple(t.shape) for t in (z, y, *weights)]
+            raise ValueError(f"features, y, weights must be (N, n), (N,) integers and matrices; got {shapes}")
+        y, width = y.long(), z.shape[1]
+        for w in weights:
+            if w.shape[1] != width:
+                raise ValueError(f"weights must fit one another and the features; got {tuple(w.shape)} after {width}")
+            width = len(w)
         for w in weights[:-2]:
             z = z @ w.T
         last, before = weights[-1], weights[-2]
@@ -135,7 +147,7 @@ def _arguments(weights, features, y, bias):
         raise ValueError(f"y must be ({len(z)},), one label a sample; got {tuple(y.shape)}")
     if len(y) == 0 or int(y.min()) < 0 or not torch.bincount(y).all() or int(y.max()) < 1:
         raise ValueError(f"y must hold labels 0..K-1, K >= 2, each at least once; got {torch.unique(y).tolist()[:20]}")
-    bias = z.new_zeros(len(before)) if bias is None else torch.as_tensor(bias).to(z)
+    bias = z.new_zeros(len(before)) if bias is None else as_tensor("bias", bias).to(z)
     if bias.shape != (len(before),):
         raise ValueError(f"bias must be ({len(before)},), that of layer L-1; got {tuple(bias.shape)}")
     return last, before, z, y, bias

@@ -34,6 +34,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ncutils._arguments import checked, many, number, pair, positive, tensor
 from ncutils.metrics import imbalance_matrix
 from ncutils.theory.checks import Check
 
@@ -51,6 +52,13 @@ def _cross(below: Tensor, above: Tensor, u_below: Tensor, u_above: Tensor) -> Te
     return product + product.T
 
 
+@checked(
+    before=pair(many(tensor)),
+    after=pair(many(tensor)),
+    lr=positive,
+    weight_decay=number(least=0, finite=True),
+    momentum=number(least=0, finite=True),
+)
 def momentum_balance(
     before: State, after: State, *, lr: float, weight_decay: float, momentum: float, nesterov: bool = False
 ) -> Check:
@@ -102,6 +110,9 @@ def momentum_balance(
     return Check(name, "imbalance_step", "exact", (), worst, allowed, "<=")
 
 
+@checked(
+    mean_drive=tensor, lr=number(least=0, finite=True), weight_decay=positive, momentum=number(least=0, finite=True)
+)
 def noise_floor(mean_drive: Tensor, *, lr: float, weight_decay: float, momentum: float) -> Tensor:
     """⟨D⟩ = η(1+μ)/(2λ) ⟨Q⟩: the time-averaged imbalance that gradient noise keeps up under heavy ball (ours).
 
@@ -113,6 +124,4 @@ def noise_floor(mean_drive: Tensor, *, lr: float, weight_decay: float, momentum:
     >>> print(float(noise_floor(torch.eye(1), lr=0.1, weight_decay=0.5, momentum=0.9)))
     0.19
     """
-    if not weight_decay > 0:
-        raise ValueError(f"weight_decay must be positive; got {weight_decay}")
     return lr * (1 + momentum) / (2 * weight_decay) * mean_drive.to(torch.float64)

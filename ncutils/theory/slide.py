@@ -21,6 +21,7 @@ import torch
 from scipy import linalg
 from torch import Tensor
 
+from ncutils._arguments import checked, integer, many, number, positive
 from ncutils.theory.simulate import Objective, Trajectory, op_norm, pack, unpack
 
 __all__ = ["output_kernel", "slide", "whitened_start"]
@@ -81,6 +82,7 @@ class _Point:
         return total.reshape(self.samples * classes, -1)
 
 
+@checked()
 def output_kernel(objective: Objective, weights: Sequence) -> np.ndarray:
     """The tangent kernel JJᵀ of the NK outputs, ``(NK, NK)``, in closed form; rows run over samples, then classes.
 
@@ -122,6 +124,12 @@ def _stage(objective, shapes, base, weight, solve, state, error):
     return None
 
 
+@checked(
+    times=many(number(least=0, finite=True), least=2),
+    first=positive,
+    growth=positive,
+    largest=positive,
+)
 def slide(
     objective: Objective,
     weights: Sequence,
@@ -153,8 +161,6 @@ def slide(
         raise ValueError(f"times must be at least two, increasing from 0; got {times}")
     if not objective.weight_decay > 0:
         raise ValueError(f"objective.weight_decay must be positive; got {objective.weight_decay}")
-    if not min(first, growth, largest) > 0:
-        raise ValueError(f"first, growth, largest must be positive; got {first}, {growth}, {largest}")
     shapes, decay = objective.shapes(weights), objective.weight_decay
     state = pack(objective.arrays(weights))
     point = _Point(objective, state, shapes)
@@ -205,6 +211,13 @@ def _advance(objective, shapes, state, error, kernel, h):
     return end[: state.size], end[state.size :].reshape(error.shape), length
 
 
+@checked(
+    widths=many(integer(least=1, most=10**5), least=2),
+    scale=positive,
+    head=positive,
+    size=number(least=0, finite=True),
+    seed=integer(least=0, most=2**32 - 1),
+)
 def whitened_start(
     objective: Objective, widths: Sequence[int], scale: float, *, head: float = 2.0, size: float = 0.3, seed: int = 0
 ) -> list[Tensor]:

@@ -144,6 +144,7 @@ def _least_slope(objective: Objective) -> float:
     return {"smooth": objective.gamma, "relu": 0.0, "identity": 1.0}[objective.activation]
 
 
+@checked()
 def pl_constant(objective: Objective, weights: Sequence) -> float:
     """α(θ) of :func:`pyramid_pl`."""
     weights = objective.arrays(weights)

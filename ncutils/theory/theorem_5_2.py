@@ -93,6 +93,7 @@ def schatten_sides(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return measured, sum_of_squares(weights)
 
 
+@checked()
 def log_determinant(head: LinearHead) -> Tensor:
     """S = Σ_{i≤K} [ln s_i(f(X)) − ln s_i(Z_{L1})], a lower bound for Σ_{i≤K} ln s_i(A); −∞ if rank f(X) < K."""
     k = head.num_classes

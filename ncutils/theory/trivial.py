@@ -24,9 +24,19 @@ from __future__ import annotations
 
 import math
 
+from ncutils._arguments import checked, integer, number, positive
+
 __all__ = ["trivial_price", "trivial_transition"]
 
 
+@checked(
+    weight_decay=positive,
+    num_linear=integer(least=2),
+    num_nonlinear=integer(least=0),
+    input_norm=positive,
+    samples=integer(least=1),
+    classes=integer(least=1),
+)
 def trivial_price(
     weight_decay: float, num_linear: int, num_nonlinear: int, *, input_norm: float, samples: int, classes: int
 ) -> float:
@@ -46,15 +56,8 @@ def trivial_price(
     >>> round(trivial_price(0.2, 15, 1, input_norm=2.0, samples=4, classes=2), 3)
     1.095
     """
-    known = {"weight_decay": weight_decay, "input_norm": input_norm, "classes": classes, "samples": samples}
-    for name, value in known.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be a positive number; got {value}")
-    if num_linear < 2 or num_nonlinear < 0 or samples % classes:
-        raise ValueError(
-            "num_linear, num_nonlinear, samples must be >= 2, >= 0 and a multiple of classes; "
-            f"got {num_linear}, {num_nonlinear}, {samples}"
-        )
+    if samples % classes:
+        raise ValueError(f"samples must be a multiple of classes = {classes}; got {samples}")
     n = samples / classes
     log_z = math.log(input_norm)
     if num_nonlinear:
@@ -62,6 +65,15 @@ def trivial_price(
     return weight_decay / n * (num_linear - 1) * math.exp((math.log(n) - 2 * log_z) / num_linear)
 
 
+@checked(
+    weight_decay=positive,
+    num_nonlinear=integer(least=0),
+    reference=number(finite=True),
+    input_norm=positive,
+    samples=integer(least=1),
+    classes=integer(least=1),
+    deepest=integer(least=2, most=10**6),
+)
 def trivial_transition(
     weight_decay: float,
     num_nonlinear: int,
