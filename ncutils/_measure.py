@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ncutils import metrics
+from ncutils._arguments import device as device_of_torch
+from ncutils._arguments import flag, integer, optional, shown
 from ncutils.networks import MLP, ResNet20
 
 if TYPE_CHECKING:
@@ -78,6 +80,9 @@ def measure(
     """
     import pandas as pd
 
+    integer(least=1)("batch_size", batch_size)
+    optional(device_of_torch)("device", device)
+    flag("progress", progress)
     if isinstance(model, (MLP, ResNet20)):
         options = {"reference": reference, "pool": pool, "device": device, "autocast": autocast}
         options |= {"batch_size": batch_size, "progress": progress}
@@ -85,7 +90,7 @@ def measure(
         return pd.concat([frame.assign(run=run) for run, frame in enumerate(frames)], ignore_index=True)
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise ValueError(f"model must be an nn.Module that is not TorchScript; got {type(model).__name__}")
-    if not callable(pool) and pool not in _POOLS:
+    if not callable(pool) and (not isinstance(pool, str) or pool not in _POOLS):
         raise ValueError(f"pool must be one of {', '.join(map(repr, _POOLS))} or a function; got {pool!r}")
     model = _unwrapped(model)
     first = next(iter([*model.parameters(), *model.buffers()]), torch.zeros(()))
@@ -320,6 +325,8 @@ def _points(model: nn.Module, layers) -> dict[str, tuple[nn.Module, str]]:
             points["input"] = (model, "input")
         return points | {"output": (model, "output")}
     points = {}
+    if not isinstance(layers, (str, type, list, tuple, set)):
+        raise TypeError(f"layers must be None, a name, a type or a list of these; got {shown(layers)}")
     for layer in [layers] if isinstance(layers, (str, type)) else layers:
         if isinstance(layer, type):
             found = {name: (m, "output") for name, m in modules.items() if isinstance(m, layer)}

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ncutils import _arguments
-from ncutils._arguments import checked, instance, many
+from ncutils._arguments import check_fields, checked, instance, many
 
 __all__ = ["MEDIA_TYPE", "VERDICTS", "Claim", "Claims", "judge_archives", "read_claims", "read_questions", "verdict"]
 
@@ -114,11 +114,13 @@ class Claim:
     numbers: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
+        check_fields(self, numbers=instance("dict", "Mapping"))
         for name, allowed in (("verdict", VERDICTS), ("source", SOURCES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}; got {getattr(self, name)!r}")
 
     @staticmethod
+    @checked()
     def judge(holds: bool, partly: bool = False) -> str:
         """The verdict for a claim that holds, holds in part, or fails."""
         return HOLDS if holds else IN_PART if partly else FAILS
@@ -165,7 +167,7 @@ class Claims(list):
         if twice := sorted({i for i in ids if ids.count(i) > 1}):
             raise ValueError(f"claim ids must be unique; more than once: {twice}")
 
-    @checked()
+    @checked(numbers=instance("dict", "Mapping"))
     def add(
         self,
         id: str,

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ncutils import _arguments, _files
-from ncutils._arguments import anything, checked, device, integer, number, optional
+from ncutils._arguments import anything, checked, device, integer, number, optional, text
 
 __all__ = ["IMAGES", "NAMES", "SPLITS", "Classification", "Dataset", "data_root", "gaussian", "load", "mnist5k", "save"]
 
@@ -218,7 +218,7 @@ def load(
     num_classes=integer(),
     dim=integer(),
     separation=number(finite=True),
-    split=anything,
+    split=text,
     device=device,
     seed=integer(least=0, most=2**32 - 1),
 )

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ncutils._arguments import anything, checked, tensor
+from ncutils._arguments import anything, checked, shown, tensor
 
 __all__ = [
     "ClassStatistics",
@@ -304,9 +304,10 @@ class ClassStatistics:
         return numerical_rank(self.means, tolerance)
 
     @torch.no_grad()
-    @checked()
+    @checked(features=tensor)
     def nearest(self, features: Tensor) -> Tensor:
         """Class whose mean is nearest to each feature, ``(..., N)`` for ``(..., N, d)``."""
+        self._fits("features", features)
         means = self.centred_means
         origin = (self._shift[..., :1, :], self._offset[..., :1, :] - means[..., :1, :])
         lengths = means.square().sum(-1).unsqueeze(-2)
@@ -319,9 +320,15 @@ class ClassStatistics:
         return torch.cat(parts, -1)
 
     @torch.no_grad()
-    @checked()
+    @checked(basis=tensor, features=tensor, labels=tensor)
     def spread_along(self, basis: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         """Sum over samples of ||B(z - mu_y)||^2 for ``basis`` B ``(..., r, d)`` and the means seen so far."""
+        self._fits("features", features)
+        self._fits("basis", basis)
+        if labels.shape != features.shape[-2:-1] or labels.is_floating_point() or labels.dtype == torch.bool:
+            raise ValueError(f"labels must be ({features.shape[-2]},) integers; got {shown(labels)}")
+        if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= self.num_classes):
+            raise ValueError(f"labels must be 0..{self.num_classes - 1}; got {int(labels.min())}..{int(labels.max())}")
         total = torch.zeros(features.shape[:-2], dtype=torch.float64, device=features.device)
         for runs, rows in _blocks(features):
             y = labels[rows]
@@ -329,6 +336,12 @@ class ClassStatistics:
             z = (z - self._offset[runs].index_select(-2, y)) @ basis[runs].mT
             total[runs] += z.square().sum((-2, -1))
         return total
+
+    def _fits(self, name: str, value: Tensor) -> None:
+        wanted = self.means.shape
+        if value.ndim != len(wanted) or (*value.shape[:-2], value.shape[-1]) != (*wanted[:-2], wanted[-1]):
+            shape = ", ".join(["...", *map(str, wanted[:-2]), "N", str(wanted[-1])][1:])
+            raise ValueError(f"{name} must be ({shape}) as what was seen; got {tuple(value.shape)}")
 
     def _frame(self, kind: str) -> Tensor:
         _one_of("kind", kind, _FRAMES)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ncutils._arguments import checked, integer, many
+from ncutils._arguments import checked, integer, many, number, shown, tensor
 
 __all__ = ["MLP", "Layers", "ResNet20", "Smooth", "smooth", "smooth_derivative"]
 
@@ -35,7 +35,7 @@ class Layers(NamedTuple):
     post: list[Tensor]
 
 
-@checked()
+@checked(x=tensor, gamma=number(finite=True, most=1e18))
 def smooth(x: Tensor, gamma: float) -> Tensor:
     """An activation that meets Assumption 4.2: slope between ``gamma`` and 1, Lipschitz slope, 0 at 0.
 
@@ -46,7 +46,7 @@ def smooth(x: Tensor, gamma: float) -> Tensor:
     return gamma * x + (1 - gamma) * (x + (x.square() + 1).sqrt() - 1) / 2
 
 
-@checked()
+@checked(x=tensor, gamma=number(finite=True, most=1e18))
 def smooth_derivative(x: Tensor, gamma: float) -> Tensor:
     """Derivative of :func:`smooth`.
 
@@ -234,7 +234,9 @@ class MLP(_DenseStack):
     @checked()
     def layers(self, x: Tensor) -> Layers:
         """Every layer's features for ``x`` ``(N, d)`` shared by the runs, or ``(R, N, d)``."""
-        if x.shape[-1] != self.sizes[0]:
+        if not isinstance(x, Tensor) or x.dtype != self.weights[0].dtype:
+            raise TypeError(f"x must be a tensor of the weights' {self.weights[0].dtype}; got {shown(x)}")
+        if x.ndim not in (2, 3) or x.shape[-1] != self.sizes[0]:
             raise ValueError(f"x must be (N, {self.sizes[0]}) or (R, N, {self.sizes[0]}); got {tuple(x.shape)}")
         return self._dense_layers(x)
 

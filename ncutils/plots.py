@@ -85,6 +85,8 @@ def over_training(frame, title: str = "", last: int = 7, split: str = "train"):
     import matplotlib.pyplot as plt
 
     rows = frame[(frame["split"] == split) & ~frame["diverged"] & (frame["step"] > 0)]
+    if rows.empty:
+        raise ValueError(f"split must be one with rows, {sorted(set(frame['split']))}; got {split!r}")
     deepest = int(rows["layer"].max())
     layers = range(max(1, deepest - last + 1), deepest + 1)
     colours = dict(zip(layers, _shades(len(layers)), strict=True))
@@ -134,6 +136,8 @@ def class_means(grams: dict, layers: tuple[int, ...], relu_layers: int, title: s
     """
     import matplotlib.pyplot as plt
 
+    if lacking := [layer for layer in layers if layer not in grams]:
+        raise ValueError(f"layers must be among {sorted(grams)}; got {lacking[0]}")
     figure, axes = plt.subplots(1, len(layers), figsize=(PAGE, 0.75 + PAGE / (len(layers) + 0.7)), squeeze=False)
     for axis, layer in zip(axes[0], layers, strict=True):
         gram = grams[layer] / abs(grams[layer]).max()

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from ncutils import _files, metrics
-from ncutils._arguments import anything, check_fields, checked, having, integer, one_of
+from ncutils._arguments import anything, check_fields, checked, function, having, integer, one_of, optional
 from ncutils.networks import MLP, ResNet20, smooth_derivative
 
 __all__ = [
@@ -325,7 +325,7 @@ def _measure_block(network, weights: list[Tensor], z: Tensor, data) -> list[dict
     return [column | whole for column in columns]
 
 
-@checked(network=anything, data=anything, measure=anything, loss=anything, optimizer=anything)
+@checked(network=anything, data=anything, measure=optional(function), loss=anything, optimizer=anything)
 def train(
     network: nn.Module,
     data,
@@ -895,6 +895,10 @@ def _check_fit(network, data, config: TrainingConfig) -> None:
     wanted = {"float64": torch.float64, None: weight.dtype}.get(config.precision, torch.float32)
     if weight.dtype != wanted:
         raise ValueError(f"precision {config.precision!r} must be that of the network; got weights of {weight.dtype}")
+    largest = torch.finfo(weight.dtype).max
+    for name in ("lr", "weight_decay"):
+        if max(_as_tuple(getattr(config, name))) > largest:
+            raise ValueError(f"{name} must be at most {largest:.3g}, what {wanted} holds; got {getattr(config, name)}")
     if config.batch_size is not None and config.batch_size > len(data.y):
         raise ValueError(f"batch_size must be at most the {len(data.y)} samples; got {config.batch_size}")
     if data.num_classes != network.sizes[-1]:

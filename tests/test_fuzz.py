@@ -472,14 +472,7 @@ def test_the_right_arguments_are_accepted(name):
     assert outcome(function, make(), 60)[0] == "value", outcome(function, make(), 60)
 
 
-# Where a strange argument still ends in an error from deeper down, or is not refused at once.
-OPEN = (
-    *("theory.Hypothesis", "theory.Check", "claims.Claim.judge", "claims.Claims.add", "measure", "training.train"),
-    *("experiments.run(options)", "experiments.progress"),
-)
-
-
-@pytest.mark.parametrize("name", [name for name in TARGETS if name not in OPEN])
+@pytest.mark.parametrize("name", TARGETS)
 @settings(max_examples=8, derandomize=True, deadline=None, database=None,
           suppress_health_check=list(HealthCheck))  # fmt: skip
 @given(drawn=st.data())

@@ -200,7 +200,7 @@ def scenarios() -> dict:
         if "load_archive" in name or "archived" in name or name in ("claims.read_questions", "claims.read_claims"):
             continue
         found[name] = functools.partial(lambda function, make: function(**make()), function, make)
-        for argument in set(CHOICES) & set(make()):
+        for argument in sorted(set(CHOICES) & set(make())):
             for choice in CHOICES[argument]:
                 varied = functools.partial(lambda f, m, given: f(**m() | given), function, make, {argument: choice})
                 found[f"{name} {argument}={choice}"] = varied

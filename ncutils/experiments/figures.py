@@ -8,6 +8,7 @@ a tenth of its epochs (its ResNet20: lr 0.005, 100 epochs for 5,000 at 0.001, in
 
 from __future__ import annotations
 
+from ncutils._arguments import checked
 from ncutils.experiments.specification import PROFILES, Specification, declare
 
 TRAJECTORY = "NC1, NC2, balancedness and negativity of the last 7 layers over training"
@@ -120,6 +121,7 @@ DECLARED = {(spec.figure, spec.profile): spec for spec in _ALL}
 FIGURES = tuple(sorted({spec.figure for spec in _ALL}))
 
 
+@checked()
 def specification(figure: str, profile: str = "quick") -> Specification:
     """The declaration of ``figure`` at ``profile``.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from ncutils import _files, data, metrics, networks, training
+from ncutils._arguments import anything, check_fields, integer, shown
 from ncutils.data import Dataset
 from ncutils.training import TrainingConfig
 
@@ -68,11 +69,17 @@ class DataConfig:
     size: int | None = None
 
     def __post_init__(self) -> None:
+        least = {"samples": 1, "test_samples": 0, "measured": 1, "size": 1}
+        check_fields(self, source=anything, **{name: integer(least=value) for name, value in least.items()})
         if isinstance(self.source, str):
             if self.source not in STORED:
                 raise ValueError(f"data must be one of {', '.join(STORED)}, or your own; got {self.source!r}")
             if self.samples is None:
                 object.__setattr__(self, "samples", STORED[self.source])
+        elif not (isinstance(self.source, (Dataset, tuple)) or callable(self.source)) or isinstance(
+            self.source, torch.nn.Module
+        ):
+            raise TypeError(f"data must be a Dataset, a pair of them or a function; got {shown(self.source)}")
         elif self.samples is not None or self.test_samples:
             raise ValueError("samples and test_samples must be left out with data of your own, which are used whole")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ncutils import _files
-from ncutils._arguments import integer
+from ncutils._arguments import anything, checked, integer, optional, text
 from ncutils.experiments import figures
 from ncutils.experiments import jobs as jobs_
 from ncutils.experiments.jobs import Job
@@ -27,6 +27,7 @@ from ncutils.experiments.specification import Specification
 WORKER_DIED = ("TerminatedWorkerError", "ActorDiedError", "WorkerCrashedError", "KilledWorker")
 
 
+@checked(figure=anything, profile=text, device=anything, jobs=anything, backend=text)
 def run(
     figure: str | Specification,
     profile: str | None = None,
@@ -81,6 +82,7 @@ def run(
     return _tidy(spec, planned, [frames[key] for key in keys], device)
 
 
+@checked(figure=anything, device=anything)
 def progress(
     figure: str | Specification, profile: str | None = None, device: str | None = None
 ) -> tuple[int, int, int]:
@@ -376,6 +378,7 @@ def resolve(figure: str | Specification, profile: str | None) -> Specification:
 
 
 def checked_device(device: str | None) -> str:
+    optional(text)("device", device)
     device = device or os.environ.get("NCUTILS_DEVICE") or "cpu"
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device must be 'cpu' or 'cuda'; got {device!r}")

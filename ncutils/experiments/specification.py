@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 
-from ncutils._arguments import instance
+from ncutils._arguments import anything, instance, integer, many, number, one_or_many, pair, text
 from ncutils.experiments.jobs import NETWORKS, DataConfig, Job, NetworkConfig, values
 from ncutils.training import TrainingConfig, learning_rate_factor
 
@@ -65,17 +65,22 @@ class Specification:
     runs_per_job: int | None = 1
 
     def __post_init__(self) -> None:
+        text("figure", self.figure)
+        one_or_many(integer(least=1))("width", self.width)
         for name in ("nonlinear", "linear", "lr", "weight_decay"):
             value = getattr(self, name)
             value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
             object.__setattr__(self, name, value)
             if not value:
                 raise ValueError(f"{name} must hold at least one value; got none")
+            many(integer() if name in ("nonlinear", "linear") else number())(name, value)
         if self.network not in NETWORKS:
             raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {self.network!r}")
         if not isinstance(self.seeds, int) or self.seeds < 1:
             raise ValueError(f"seeds must be at least 1; got {self.seeds}")
         instance("dict", "tuple", "list")("sweep", self.sweep)
+        if not isinstance(self.sweep, dict):
+            many(pair(anything))("sweep", self.sweep)
         sweep = tuple((name, tuple(choices)) for name, choices in dict(self.sweep).items())
         known = _names(TrainingConfig) - {"lr", "weight_decay", "steps", "epochs", "batch_size", "precision"}
         if unknown := [name for name, _ in sweep if name not in known]:

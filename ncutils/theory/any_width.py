@@ -40,7 +40,7 @@ from ncutils.theory.theorem_4_4 import TwoPhase, assumption_4_2
 __all__ = ["KernelPhase", "certify_start", "doubled_start", "output_curvature"]
 
 
-@checked(radius=number(least=0, finite=True))
+@checked(radius=number(least=0, most=1e9))
 def output_curvature(objective: Objective, weights: Sequence, radius: float) -> float:
     """H ≥ ‖∇²f(θ)‖ for all ‖θ − θ_0‖ ≤ ``radius``: how fast the Jacobian of the outputs can turn there.
 

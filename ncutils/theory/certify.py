@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ncutils._arguments import anything, as_tensor, checked, integer
+from ncutils._arguments import anything, as_tensor, checked, integer, shown
 from ncutils.theory.certificates import certificate_of_last_layer, head_certificate
 from ncutils.theory.checks import Check, Tally, _number, bound_text, tally, to_frame
 from ncutils.theory.every_layer import every_layer_nc1, every_layer_nc2, every_layer_nc3
@@ -266,8 +266,10 @@ STATEMENTS = (
 def _from_pair(pair, x) -> tuple[list[Tensor], Tensor, list[str]]:
     if len(pair) != 2 or isinstance(pair[0], Tensor):
         raise ValueError("model must be a module or a pair (list of weights, features); got another sequence")
-    weights = [torch.as_tensor(w).detach() for w in pair[0]]
-    features = torch.as_tensor(pair[1]).detach()
+    if not isinstance(pair[0], (list, tuple)):
+        raise TypeError(f"model must be a module or a pair (list of weights, features); got {shown(pair[0])} first")
+    weights = [as_tensor("weights", w).detach() for w in pair[0]]
+    features = as_tensor("features", pair[1]).detach()
     if x is not None and len(x) != len(features):
         raise ValueError(f"x must hold the {len(features)} samples of the features; got {len(x)}")
     return weights, features, [f"W_{i + 1}" for i in range(len(weights))]
@@ -358,6 +360,8 @@ def _batches(x, y, batch_size: int, device):
             )
     else:
         x, y = as_tensor("x", x), as_tensor("y", y)
+        if x.ndim < 2:
+            raise ValueError(f"x must be (N, ...), one sample a row; got shape {tuple(x.shape)}")
         if y.ndim != 1 or len(y) != len(x):
             raise ValueError(f"y must be labels of shape ({len(x)},), one a sample; got shape {tuple(y.shape)}")
         if batch_size < 1:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ncutils._arguments import anything, checked, instance, many, table
+from ncutils._arguments import anything, checked, instance, many, number, scalar, table, text
 
 __all__ = ["COLUMNS", "RELATIVE_TOLERANCE", "Check", "Hypothesis", "Tally", "bound_text", "tally", "to_frame"]
 
@@ -43,8 +43,10 @@ VACUOUS_FROM |= {f"log_{name}": math.log(VACUOUS_FROM[name]) for name in ("kappa
 VACUOUS_BELOW = {"nc3": -1.0}
 
 
-def _plain(value: float | Tensor) -> float:
-    return float(value.detach() if isinstance(value, Tensor) else value)
+def _plain(value: float | Tensor, name: str = "value") -> float:
+    value = value.detach() if isinstance(value, Tensor) else value
+    number()(name, scalar(value))
+    return float(value)
 
 
 def _number(value: float) -> str:
@@ -76,7 +78,9 @@ class Hypothesis:
     def __init__(self, name: str, value: float | Tensor, threshold: float | Tensor, sense: str):
         if sense not in _SENSES[:4]:
             raise ValueError(f"sense must be one of {_SENSES[:4]}; got {sense!r}")
-        self.__dict__.update(name=name, value=_plain(value), threshold=_plain(threshold), sense=sense)
+        text("name", name)
+        value, threshold = _plain(value, "value"), _plain(threshold, "threshold")
+        self.__dict__.update(name=name, value=value, threshold=threshold, sense=sense)
 
     @property
     def holds(self) -> bool:
@@ -141,9 +145,12 @@ class Check:
             raise ValueError(f"form must be one of {_FORMS}; got {form!r}")
         if sense not in ("<=", ">=", "=="):
             raise ValueError(f"sense must be '<=', '>=' or '=='; got {sense!r}")
+        text("statement", statement)
+        text("quantity", quantity)
+        many(instance("Hypothesis"))("hypotheses", hypotheses)
         self.__dict__.update(statement=statement, quantity=quantity, form=form, hypotheses=tuple(hypotheses))
-        self.__dict__.update(measured=_plain(measured), bound=_plain(bound), sense=sense)
-        self.__dict__.update(tolerance=tolerance, rounding=float(rounding))
+        self.__dict__.update(measured=_plain(measured, "measured"), bound=_plain(bound, "bound"), sense=sense)
+        self.__dict__.update(tolerance=_plain(tolerance, "tolerance"), rounding=_plain(rounding, "rounding"))
 
     @property
     def hypotheses_met(self) -> bool:

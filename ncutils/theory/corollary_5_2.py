@@ -42,7 +42,7 @@ __all__ = ["corollary_5_2", "corollary_5_2_limit"]
 QUANTITIES = ("nc1", "nc2", "nc3")
 
 
-@checked(k=number(), e=number(), classes=integer(least=1))
+@checked(k=number(least=1), e=number(least=0, most=1e100), classes=integer(least=1))
 def collapse_bounds(k: float, e: float, classes: int) -> tuple[float, float, float]:
     """The corollary's bounds of NC1, NC2 (stationary) and NC3 at a balanced head; useless ones are ∞, ∞, −1.
 
@@ -52,9 +52,9 @@ def collapse_bounds(k: float, e: float, classes: int) -> tuple[float, float, flo
         classes: K.
     """
     room, delta = math.sqrt((classes - 1) / classes) - e, e * math.sqrt(classes)
-    nc1 = (k * e / room) ** 2 if room > 0 else math.inf
+    nc1 = (k * e / room) ** 2 if room > 0 and k < 1e100 else math.inf
     nc2 = k / (1 - delta) if delta < 1 else math.inf
-    nc3 = max(-1.0, (1 - e) * 2 * k / (k * k + 1) - k * e) if k < 1e100 else -1.0
+    nc3 = max(-1.0, (1 - e) * 2 / (k + 1 / k) - k * e) if k < 1e100 else -1.0
     return nc1, nc2, nc3
 
 

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncutils._arguments import checked, integer, number
+from ncutils._arguments import checked, integer, many, number
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.simulate import Objective, Trajectory, initialise, op_norm
 from ncutils.theory.theorem_4_4 import TwoPhase
@@ -38,7 +38,12 @@ from ncutils.theory.theorem_4_4 import TwoPhase
 __all__ = ["dichotomy", "dichotomy_floor", "hidden_start"]
 
 
-@checked(scale=number(above=0, finite=True), size=number(above=0, finite=True), seed=integer(least=0))
+@checked(
+    widths=many(integer(least=1, most=10**6), least=1),
+    scale=number(above=0, most=1e100),
+    size=number(above=0, most=1e100),
+    seed=integer(least=0),
+)
 def hidden_start(objective: Objective, widths: Sequence[int], scale: float, size: float, seed: int = 0) -> list[Tensor]:
     """:func:`~ncutils.theory.simulate.initialise` with Z_2 large in the kernel of W_{L:3}: f(X) = 0 exactly.
 

@@ -128,8 +128,8 @@ def _arguments(weights, features, y, bias):
     if hasattr(weights, "layers"):
         last, before, z, y = weights.weights[-1], weights.weights[-2], weights.layers[-3], weights.y
     else:
-        if len(weights) < 2:
-            raise ValueError(f"weights must hold at least 2 linear layers; got {len(weights)}")
+        if not isinstance(weights, (list, tuple)) or len(weights) < 2:
+            raise ValueError(f"weights must hold at least 2 linear layers; got {shown(weights)}")
         weights = [as_tensor("weights", w).to(torch.float64) for w in weights]
         z, y = as_tensor("features", features).to(torch.float64), as_tensor("y", y)
         if z.ndim != 2 or [w.ndim for w in weights] != [2] * len(weights) or y.is_floating_point() or y.is_complex():

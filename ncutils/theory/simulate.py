@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncutils._arguments import check_fields, checked, integer, number
+from ncutils._arguments import check_fields, checked, integer, many, number
 from ncutils.metrics import imbalance_matrix
 from ncutils.theory.head import LinearHead
 
@@ -350,7 +350,7 @@ class Trajectory:
         return np.array([float(h.nc1(h.layers[-2])) for h in self.heads])
 
 
-@checked(rtol=number(above=0, finite=True), atol=number(above=0, finite=True))
+@checked(times=many(number(finite=True)), rtol=number(above=0, finite=True), atol=number(above=0, finite=True))
 def flow(
     objective: Objective,
     weights: Sequence,
@@ -578,7 +578,12 @@ def general_position(samples: int, dimension: int, norm: float = 3.0, noise: flo
     return norm * x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-@checked(scale=number(above=0, finite=True), small=number(above=0, finite=True), seed=integer(least=0))
+@checked(
+    widths=many(integer(least=1, most=10**6), least=1),
+    scale=number(above=0, most=1e100),
+    small=number(above=0, most=1e100),
+    seed=integer(least=0),
+)
 def initialise(
     objective: Objective, widths: Sequence[int], scale: float, *, small: float = 1e-3, seed: int = 0
 ) -> list[Tensor]:

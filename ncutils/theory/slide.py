@@ -128,7 +128,7 @@ def _stage(objective, shapes, base, weight, solve, state, error):
     times=many(number(least=0, finite=True), least=2),
     first=positive,
     growth=positive,
-    largest=positive,
+    largest=number(least=1e-6, finite=True),
 )
 def slide(
     objective: Objective,

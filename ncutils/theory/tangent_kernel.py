@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ncutils._arguments import checked, integer, number
+from ncutils._arguments import anything, checked, integer, number, scalar
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.head import LinearHead, known_form, largest_eigenvalue, nth, op_norm
 from ncutils.theory.theorem_3_1 import telescoping_error
@@ -163,7 +163,7 @@ def ntk_block(head: LinearHead, layer: int) -> Check:
     return Check("Proposition 5.3 (block)", "ntk", "exact", (), measured, ntk_block_norms(head)[i], "==", 1e-8)
 
 
-@checked()
+@checked(ntk=anything, position=integer(least=0))
 def proposition_5_3_sides(head: LinearHead, position: int, ntk: Tensor | float) -> tuple[Tensor, Tensor]:
     """(κ(W_{L:ℓ}), ‖W_ℓ‖√C/(s_K(Y) − ε1)).
 
@@ -174,6 +174,9 @@ def proposition_5_3_sides(head: LinearHead, position: int, ntk: Tensor | float) 
         >>> bool(measured <= bound)
         True
     """
+    if position >= head.depth:
+        raise ValueError(f"position must be 0 … {head.depth - 1}; got {position}")
+    number(least=0)("ntk", scalar(ntk.detach() if isinstance(ntk, Tensor) else ntk))
     s = torch.linalg.svdvals(head.tail(head.depth - position))
     gap = head.label_scale - head.eps1
     bound = head.norms[position] * torch.as_tensor(ntk, dtype=torch.float64).sqrt() / gap

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ncutils._arguments import checked
+from ncutils._arguments import checked, integer
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.head import LinearHead, known_form, nth, op_norm
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-@checked()
+@checked(count=integer(least=0))
 def telescoping_error(head: LinearHead, count: int, form: str) -> Tensor:
     """How far A_jA_jᵀ can be from (W_LW_Lᵀ)^j, j = ``count``: the bound of :func:`telescoping`.
 
@@ -48,6 +48,8 @@ def telescoping_error(head: LinearHead, count: int, form: str) -> Tensor:
     norms, gaps = head.norms[head.depth - count :], head.imbalances[head.depth - count :]
     if form == "simple":
         worst = gaps.max() if count > 1 else norms.new_zeros(())
+        if count < 2:
+            return worst
         return 0.5 * count * (count - 1) * norms.max() ** (2 * (count - 1)) * worst
     # exchange m (of j − 1): an m-th power between the outer layers, whose own norms are used
     total = norms.new_zeros(())
@@ -78,6 +80,9 @@ def telescoping(weights: Sequence[Tensor], count: int | None = None, form: str =
         ('Telescoping lemma', True)
     """
     known_form(form, ("simple", "sharp"))
+    for w in weights:
+        if w.ndim != 2:
+            raise ValueError(f"weights must be matrices; got shape {tuple(w.shape)}")
     depth = len(weights)
     count = depth if count is None else count
     if not 2 <= count <= depth:
@@ -92,7 +97,7 @@ def telescoping(weights: Sequence[Tensor], count: int | None = None, form: str =
     return Check("Telescoping lemma", "telescoping", form, (), measured, bound, "<=", rounding=rounding)
 
 
-@checked()
+@checked(count=integer(least=0))
 def telescoping_sides(head: LinearHead, count: int, form: str) -> tuple[Tensor, Tensor]:
     """(‖W_{L:L−m+1}W_{L:L−m+1}ᵀ − (W_LW_Lᵀ)^m‖_op, its bound), m = ``count``.
 

@@ -61,7 +61,7 @@ THREE_DIGITS = 1e-3
 # --- Assumptions
 
 
-@checked(num_samples=integer(least=1))
+@checked(widths=many(integer(least=1, most=10**6), least=1), num_samples=integer(least=1))
 def assumption_4_1(widths: Sequence[int], num_samples: int) -> tuple[Hypothesis, ...]:
     """Assumption 4.1: n_1 ≥ N and n_2 ≥ n_3 ≥ … ≥ n_L, for ``widths`` n_1..n_L.
 
@@ -396,7 +396,7 @@ class TwoPhase:
         """min(κα, ε1²/(4R²)): the largest λ the theorem allows for this ε1."""
         return min(self.young * self.alpha, self.target_error**2 / (4 * self.R**2))
 
-    @checked(step_size=number(above=0, finite=True))
+    @checked(step_size=number(above=0, most=1e9))
     def hypotheses(self, dynamics: str = "flow", step_size: float | None = None) -> tuple[Hypothesis, ...]:
         """Everything Theorem 4.4 asks for at initialisation; for descent also a step size.
 
@@ -425,7 +425,7 @@ class TwoPhase:
         """δ(t) = e^{−2(1−κ)αt}V_0/(λm), at most 1 after t_1: C_λ ≤ (1+δ)λm from t on."""
         return math.exp(-self.rate * time) * max(self.excess, 0.0) / (self.weight_decay * self.m)
 
-    @checked(steps=integer(least=0, most=2**62), step_size=number(above=0, finite=True))
+    @checked(steps=integer(least=0, most=2**62), step_size=number(above=0, most=1e9))
     def slack_after(self, steps: int, step_size: float) -> float:
         """The same for descent: (1−η(1−κ)α)^k V_0/(λm), at most 1 after k_1 steps."""
         return math.exp(-self.rate_per_step(step_size) * steps) * max(self.excess, 0.0) / (self.weight_decay * self.m)
@@ -494,7 +494,7 @@ class TwoPhase:
         outside = self.input_scatter * (square / (depth - 1)) ** (depth - 1) * imbalance
         return (inside / gap**2 + outside) / n / between**2
 
-    @checked(bound=number(above=0, finite=True), slack=number(above=0, finite=True))
+    @checked(bound=number(above=0, most=1e9), slack=number(above=0, most=1e9))
     def non_vacuous(self, bound: float = 0.9, form: str = "sharp", slack: float = 0.01) -> tuple[TwoPhase, float]:
         """The largest λ, and the time, for which NC1 ≤ ``bound`` is known before training starts.
 
@@ -520,7 +520,7 @@ class TwoPhase:
 
     # --- discrete time
 
-    @checked(radius=number(least=0))
+    @checked(radius=number(least=0, most=1e9))
     def smoothness(self, radius: float | None = None) -> float:
         """β: an upper bound of ‖∇²C_λ‖_op on ‖θ‖ ≤ ``radius`` (default √(2m) + 1), from constants alone."""
         rho2 = (self.radius + 1) ** 2 if radius is None else radius**2
@@ -547,18 +547,18 @@ class TwoPhase:
         """min(1/β, 1/G)."""
         return 1 / max(self.smoothness(), self.gradient_bound())
 
-    @checked(step_size=number(above=0, finite=True))
+    @checked(step_size=number(above=0, most=1e9))
     def rate_per_step(self, step_size: float) -> float:
         """−ln(1 − η(1−κ)α), the rate of the fitting phase of descent."""
         return -math.log1p(-min(step_size * self.rate / 2, 1 - 1e-16))
 
-    @checked(step_size=number(above=0, finite=True))
+    @checked(step_size=number(above=0, most=1e9))
     def k1(self, step_size: float) -> int:
         """Steps after which C_λ ≤ 2λm: ln(V_0/(λm))/(−ln(1 − η(1−κ)α))."""
         ratio = max(self.excess, 1e-300) / (self.weight_decay * self.m)
         return max(0, math.ceil(math.log(ratio) / self.rate_per_step(step_size)))
 
-    @checked(steps=integer(least=0, most=2**62), step_size=number(above=0, finite=True))
+    @checked(steps=integer(least=0, most=2**62), step_size=number(above=0, most=1e9))
     def descent_imbalance(self, steps: int, step_size: float) -> float:
         """Bound of max‖D_ℓ‖_op after ``steps`` ≥ k_1 steps of descent.
 
@@ -570,8 +570,9 @@ class TwoPhase:
 
 
 @checked(
-    forms=many(pair(text)),
-    small=number(above=0, finite=True),
+    widths=many(integer(least=1, most=10**6), least=1),
+    forms=many(pair(text), least=1),
+    small=number(above=0, most=1.0),
     seed=integer(least=0),
     margin=number(least=1, finite=True),
 )

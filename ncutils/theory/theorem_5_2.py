@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ncutils._arguments import anything, array, checked, integer, many, number
+from ncutils._arguments import anything, array, checked, integer, many, number, shown
 from ncutils.theory.checks import RELATIVE_TOLERANCE, Check, Hypothesis
 from ncutils.theory.head import LinearHead, known_form, nth, sum_of_squares
 
@@ -68,7 +68,7 @@ def schatten(weights: Sequence[Tensor]) -> Check:
         >>> check.statement, check.holds
         ('Schatten lemma', True)
     """
-    weights = [w.to(torch.float64) for w in weights]
+    weights = [torch.as_tensor(w).to(torch.float64) for w in weights]
     if not weights:
         raise ValueError("weights must be one matrix or more; got none")
     return Check("Schatten lemma", "schatten", "exact", (), *schatten_sides(weights), "<=")
@@ -86,6 +86,11 @@ def schatten_sides(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         True
     """
     product = weights[0]
+    for below, w in zip([None, *weights], weights, strict=False):
+        if not isinstance(w, Tensor) or w.ndim != 2 or (below is not None and w.shape[1] != len(below)):
+            raise ValueError(f"weights must be matrices (tensors) that chain; got {shown(w)}")
+        if not torch.isfinite(w).all():
+            raise ValueError("weights must be finite; got NaN or infinite entries")
     for w in weights[1:]:
         product = w @ product
     depth = len(weights)
