@@ -257,7 +257,7 @@ def _separable(part):
 
 
 def test_gaussian_has_two_classes_or_more():
-    assert data.gaussian(3, num_classes=2).num_classes == 2
+    assert data.gaussian(3, num_classes=2).num_classes == 2 and len(data.gaussian(1, num_classes=3, dim=1)) == 3
     with pytest.raises(ValueError, match="num_classes must be at least 2"):
         data.gaussian(3, num_classes=1)
 

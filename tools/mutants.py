@@ -1,7 +1,6 @@
 """Plant single changes in the library, one at a time, and see whether the tests notice.
 
     python tools/mutants.py [COUNT] [SECONDS] [WORD ...]    default: 80 changes, at most an hour
-    python tools/mutants.py --on [COUNT] [SECONDS] [WORD ...]  the same, going on where the report ends
     python tools/mutants.py --again                         the survivors of the report, tried once more
 
 Changes are drawn with a fixed seed, of the files whose path holds one of the words (of all, where none is given). A
@@ -19,16 +18,20 @@ import collections
 import json
 import math
 import os
+import queue
 import random
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "results" / "trust" / "mutants.json"
+JOBS = 2  # copies of the tree, and changes tried at a time
 SWAPS: dict[type, str] = {
     **{ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.Pow: "*", ast.FloorDiv: "/", ast.Mod: "*"},
     **{ast.Lt: ">=", ast.LtE: ">", ast.Gt: "<=", ast.GtE: "<", ast.Eq: "!=", ast.NotEq: "=="},
@@ -166,67 +169,93 @@ def again(report: dict) -> list[tuple]:
     return found
 
 
+class Tests:
+    """The tests of a file, and those of its neighbours; each is run once without any change before it counts."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.locks: dict[str, threading.Lock] = collections.defaultdict(threading.Lock)
+
+    def noticed_by(self, copy: Path, mutant: tuple) -> str:
+        """Which stage notices a change in this copy of the tree; "" if none does."""
+        file, a, b, _, new = mutant
+        group = "theory" if "theory" in Path(file).parts else "the rest"
+        path, whole = copy / file, (copy / file).read_bytes()
+        stages = {"own": (file, [*tests_of(file), file]), "neighbours": (group, neighbours_of(file))}
+        for stage, (key, which) in stages.items():
+            with self.locks[key]:
+                if key not in self.seconds:
+                    begun = time.time()
+                    if not passes(copy, which, 1800):  # they would notice everything
+                        raise RuntimeError(f"these fail without any change: {' '.join(which)}")
+                    self.seconds[key] = 60 + 4 * (time.time() - begun)
+            path.write_bytes(whole[:a] + new.encode() + whole[b:])
+            try:
+                if not passes(copy, which, self.seconds[key]):
+                    return stage
+            finally:
+                path.write_bytes(whole)
+        return ""
+
+
+def described(mutant: tuple, reasons: dict) -> dict:
+    """A survivor, as the report keeps it."""
+    file, a, _, old, new = mutant
+    whole = (ROOT / file).read_bytes()
+    line = whole[:a].count(b"\n") + 1
+    text = whole.decode().splitlines()[line - 1].strip()
+    return {
+        "file": file,
+        "line": line,
+        "text": text,
+        "old": old,
+        "new": new,
+        "why": reasons.get((file, text, old, new), ""),
+    }
+
+
 def main(arguments: list[str]) -> int:
-    known = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {"survived": []}
+    known = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {"survived": [], "areas": {}}
     reasons = {tuple(s[k] for k in ("file", "text", "old", "new")): s["why"] for s in known["survived"]}
-    repeat, on, budget = "--again" in arguments, "--on" in arguments, math.inf
+    repeat, budget = "--again" in arguments, math.inf
     arguments = [word for word in arguments if not word.startswith("--")]
+    tally: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     if repeat:
-        plan = again(known)
-        tally = collections.defaultdict(
-            collections.Counter, {k: collections.Counter(v) for k, v in known["areas"].items()}
-        )
-        for file, *_ in [(s["file"],) for s in known["survived"]]:
-            tally[area_of(file)].subtract(planted=1)
-        files, possible = known["files"], known["possible"]
+        plan, files, possible = again(known), known["files"], known["possible"]
+        tally.update({area: collections.Counter(counts) for area, counts in known["areas"].items()})
+        for survivor in known["survived"]:
+            tally[area_of(survivor["file"])].subtract(planted=1)
     else:
         count, budget = (float(arguments[i]) if len(arguments) > i else d for i, d in ((0, 80), (1, 3600)))
         files, possible, plan = drawn(int(count), arguments[2:])
-        tally = collections.defaultdict(collections.Counter)
-        if on:
-            plan = plan[known["planted"] :]
-            tally.update({area: collections.Counter(counts) for area, counts in known["areas"].items()})
-    start, spent = time.time(), known.get("seconds", 0) if repeat or on else 0
-    survived, slow = list(known["survived"]) if on else [], {}
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch, "tree")
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("_build", ".venv", ".git", "data", "_static"))
-        for number, (file, a, b, old, new) in enumerate(plan, start=1):
-            if time.time() - start > budget:
+    start, survived, tests = time.time(), [], Tests()
+    copies: queue.Queue[Path] = queue.Queue()
+
+    def attempt(mutant: tuple) -> tuple[tuple, str | None]:
+        if time.time() - start > budget:
+            return mutant, None
+        copy = copies.get()
+        try:
+            return mutant, tests.noticed_by(copy, mutant)
+        finally:
+            copies.put(copy)
+
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(JOBS) as pool:
+        for number in range(JOBS):
+            left_out = shutil.ignore_patterns("_build", ".venv", ".git", "data", "_static")
+            copies.put(Path(shutil.copytree(ROOT, Path(scratch, f"tree{number}"), ignore=left_out)))
+        for number, (mutant, by) in enumerate(pool.map(attempt, plan), start=1):
+            if by is None:
                 break
-            group = "theory" if "theory" in Path(file).parts else "the rest"
-            stages = [("own", file, [*tests_of(file), file]), ("neighbours", group, neighbours_of(file))]
-            path, area = copy / file, area_of(file)
-            whole = path.read_bytes()
-            changed = whole[:a] + new.encode() + whole[b:]
-            path.write_bytes(changed)
-            by = ""
-            for stage, key, which in stages:
-                if key not in slow:  # tests that fail anyway would catch everything
-                    path.write_bytes(whole)
-                    begun = time.time()
-                    if not passes(copy, which, 1800):
-                        raise SystemExit(f"these fail without any change: {' '.join(which)}")
-                    slow[key] = 60 + 4 * (time.time() - begun)
-                    path.write_bytes(changed)
-                if not passes(copy, which, slow[key]):
-                    by = stage
-                    break
-            path.write_bytes(whole)
-            tally[area].update(planted=1, **({by: 1} if by else {}))
+            tally[area_of(mutant[0])].update(planted=1, **({by: 1} if by else {}))
             if not by:
-                line = whole[:a].count(b"\n") + 1
-                text = whole.decode().splitlines()[line - 1].strip()
-                why = reasons.get((file, text, old, new), "")
-                survived.append({"file": file, "line": line, "text": text, "old": old, "new": new, "why": why})
+                survived.append(described(mutant, reasons))
             total = sum(tally.values(), collections.Counter())
             report = {"files": files, "possible": possible, "planted": total["planted"], "own": total["own"]}
-            report |= {"neighbours": total["neighbours"], "seconds": round(spent + time.time() - start)}
+            report |= {"neighbours": total["neighbours"], "seconds": round(time.time() - start)}
             report |= {"areas": {k: dict(v) for k, v in sorted(tally.items())}, "survived": survived}
-            print(
-                f"{number} of {len(plan)}: {f'noticed ({by})' if by else 'SURVIVED'} {file} {old!r} -> {new!r}",
-                flush=True,
-            )
+            outcome = f"noticed ({by})" if by else "SURVIVED"
+            print(f"{number} of {len(plan)}: {outcome} {mutant[0]} {mutant[3]!r} -> {mutant[4]!r}", flush=True)
             if not repeat or number == len(plan):
                 REPORT.parent.mkdir(parents=True, exist_ok=True)
                 REPORT.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -94,6 +94,14 @@ def test_a_network_of_the_library():
     assert phase.num_nonlinear == 1 and phase.alpha > 0
 
 
+def test_halves_need_even_widths_up_to_the_last():
+    objective = theory.Objective(theory.general_position(6, 8), np.arange(6) % 3, 1, 0.0)
+    assert [len(w) for w in doubled_start(objective, [8, 6, 3], 1.0)] == [8, 6, 3]
+    for widths in ([8, 7, 3], [7, 6, 3]):
+        with pytest.raises(ValueError, match="widths must be even up to the last"):
+            doubled_start(objective, widths, 1.0)
+
+
 def test_wrong_arguments():
     objective, weights, _ = case()
     x, y = objective.x, objective.y

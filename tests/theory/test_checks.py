@@ -154,3 +154,9 @@ def test_tally_counts_what_was_said():
 
 def test_rounding_is_printed_as_such():
     assert [bound_text(v) for v in (0.0, 1e-13, -1e-13, 2e-12)] == ["below 1e-12"] * 3 + ["2e-12"]
+
+
+@pytest.mark.parametrize(("over", "held"), [(0.9e-9, True), (1.1e-9, False)])
+def test_rounding_of_one_in_a_billion_is_forgiven_and_no_more(over, held):
+    assert Check("S", "nc2", "sharp", (), 2.0 * (1 + over), 2.0, "<=").holds is held
+    assert Check("S", "nc3", "sharp", (), 0.5 * (1 - over), 0.5, ">=").holds is held
