@@ -78,6 +78,18 @@ addEventListener("load", async () => {
     depth.dispatchEvent(new Event("input"));
     probe.explored.push(Number(explore.dataset.product), Number(explore.dataset.gap));
   }
+  const links = [...article.querySelectorAll("p a.internal[href*='#thm-'], p a.internal[href*='#equation-']")];
+  const link = links.find((a) => a.getClientRects().length);
+  if (link) {
+    link.focus();
+    const box = document.getElementById("preview");
+    for (let tries = 0; tries < 40 && box.hidden; tries++) await wait(100);
+    await wait(300);
+    const around = box.getBoundingClientRect(), fits = around.left >= 0 && around.right <= innerWidth;
+    probe.preview = [box.textContent.trim(), box.querySelectorAll(".math").length, box.querySelectorAll("mjx-container").length, fits];
+    link.blur();
+    probe.preview.push(box.hidden);
+  }
   const filters = document.querySelector(".ledger-filters");
   if (filters) {
     const rows = () => [...document.querySelectorAll("table.ledger tbody tr")].filter((row) => row.getClientRects().length).length;

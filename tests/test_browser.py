@@ -121,6 +121,13 @@ def test_the_ledgers_table_filters(site):
         assert 0 < some < everything
 
 
+@pytest.mark.parametrize("name", ["03d_further", "04_global_minimizers", "05_large_learning_rates"])
+def test_a_link_to_a_statement_or_an_equation_shows_it(site, name):
+    for seen in views_of(site / "book" / f"{name}.html").values():
+        text, formulas, rendered, fits, gone = seen["preview"]
+        assert len(text) > 20 and 0 < formulas == rendered and fits and gone
+
+
 def test_the_map_shows_the_ancestors_of_what_is_focused(site):
     nodes, dimmed = views_of(site / "book" / "map.html")[1280, "light"]["dimmed"]
     assert 0 < dimmed < nodes - 3
