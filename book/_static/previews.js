@@ -77,10 +77,6 @@
   document.addEventListener("mouseout", (event) => { if (shown && !shown.contains(event.relatedTarget)) hide(); });
   document.addEventListener("focusout", hide);
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
-  document.addEventListener("scroll", () => { // a link that is given the focus is scrolled into view
-    if (!shown) return;
-    const at = shown.getBoundingClientRect();
-    if (at.bottom < 0 || at.top > innerHeight) hide();
-    else if (!box.hidden) place(shown);
-  }, { passive: true });
+  // A link that is given the focus is scrolled into view, and its preview goes with it.
+  document.addEventListener("scroll", () => { if (shown && !box.hidden) place(shown); }, { passive: true });
 })();
