@@ -35,7 +35,7 @@ export PYTHONPATH := $(CURDIR)
 # Read by the shell, not pasted into a command: an address or a branch may hold any character.
 export REPO_URL BRANCH NAME
 
-.PHONY: help venv book html pdf linkcheck notebooks notebook execute check test processors lint lock data paper bench url clean
+.PHONY: help venv book html pdf linkcheck notebooks notebook execute check test processors attacks lint lock data paper bench url clean
 
 help:
 	@echo 'make book        install into .venv, execute every notebook, build the pages, print where they are'
@@ -45,6 +45,7 @@ help:
 	@echo 'make notebooks   refresh the committed outputs; one chapter: make notebook NAME=03_gradient_descent'
 	@echo 'make check       say where a chapter and its notebook have come apart'
 	@echo 'make processors  a few chapters as an AVX2 and an SSE processor compute them, compared with the committed'
+	@echo 'make attacks     plant changes, flip bits, pass strange arguments, send signals: the reports of chapter 13'
 	@echo 'make data        download the full MNIST and CIFAR-10 into data/ (the default needs no download)'
 	@echo 'make paper       the experiments at the size of the paper (a GPU: DEVICE=cuda)'
 	@echo 'make bench       side-by-side timings     make lint    ruff and mypy     make clean   remove _build'
@@ -146,6 +147,11 @@ test: lint
 # Instruction sets this machine is made to play; the commit's hash picks the chapters, so that all have their turn.
 processors: venv
 	@$(PY) tools/processors.py --on avx2 sse --rotate 10
+
+# Hours; the reports of chapter 13, which then wants `make notebook NAME=13_trust`.
+attacks: venv
+	@for attack in flips fuzz signals; do $(PY) tools/trust.py $$attack > /dev/null || exit; done
+	@$(PY) tools/mutants.py 260 10800
 
 # --- data, experiments, timings
 
