@@ -109,12 +109,55 @@ def over_training(frame, title: str = "", last: int = 7, split: str = "train"):
         values = rows.loc[rows["layer"].isin(layers), column]
         wide = logarithmic and values.max() > 10 * values.min()  # ticks of a log axis need a decade
         axis.set(xscale="log", title=name, ylabel=unit, yscale="log" if wide else "linear")
+        _label_ends(axis)
+        if drop := _drop(frame, rows):
+            axis.axvline(drop, color="0.5", lw=0.8, ls=":")
     for axis in axes[1]:
-        axis.set_xlabel("training step")
+        axis.set_xlabel("training step" + (" (dotted: the step size falls)" if _drop(frame, rows) else ""))
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right center", title="layer")
     figure.suptitle(title)
     return figure
+
+
+def _drop(frame, rows) -> float | None:
+    """The step at which the learning rate falls, where the frame's provenance says it does during the run."""
+    provenance = getattr(frame, "provenance", None) or getattr(frame, "attrs", {}).get("provenance") or {}
+    at = provenance.get("specification", {}).get("drop_at", 1.0)
+    return at * float(rows["step"].max()) if at < 1 else None
+
+
+def _label_ends(axis, gap: float = 8.0) -> None:
+    """Write each line's label beside its last point, in its colour, moved up or down so that labels are ``gap`` points
+    apart."""
+    import numpy as np
+
+    ends = []
+    for line in axis.get_lines():
+        points = line.get_xydata()
+        points = points[np.isfinite(points).all(1)]
+        if len(points) and not line.get_label().startswith("_"):
+            ends.append([axis.transData.transform(points[-1])[1], points[-1], line])
+    ends.sort(key=lambda end: end[0])
+    heights = np.array([end[0] for end in ends]) * 72 / axis.figure.dpi  # in points
+    # less the room that those below take, they must not fall: the nearest such numbers, by pooling neighbours
+    pools: list[list[float]] = []
+    for height in heights - gap * np.arange(len(ends)):
+        pools.append([height])
+        while len(pools) > 1 and np.mean(pools[-2]) >= np.mean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    places = [float(np.mean(pool)) for pool in pools for _ in pool]
+    for number, (place, (_, point, line)) in enumerate(zip(places, ends, strict=True)):
+        axis.annotate(
+            line.get_label().split()[0],
+            point,
+            xytext=(3, place + gap * number - heights[number]),
+            textcoords="offset points",
+            color=line.get_color(),
+            fontsize=7,
+            va="center",
+            annotation_clip=False,
+        )
 
 
 @checked(layers=many(integer(), least=1))

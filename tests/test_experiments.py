@@ -604,6 +604,24 @@ def test_an_experiment_of_ones_own_is_archived_and_read_back(cache, tmp_path, mo
     assert path.exists()
 
 
+def test_what_a_run_takes_is_known_before_its_data_are_fetched(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    for spec in (
+        TINY.but(data="mnist", samples=1000, size=7),
+        specification("2-resnet", "cores").but(seeds=1, epochs=1),
+    ):
+        estimate = experiments.cost(spec)
+        assert estimate.jobs_on_disk == 0 and estimate.flops > 0 and estimate.seconds > 0
+        with pytest.raises(FileNotFoundError, match="fetch it with"):
+            run(spec)
+
+
+def test_a_run_says_how_long_its_jobs_took(cache):
+    result = run(TINY.but(linear=(1,), seeds=1))
+    seconds = [float(jobs.read(cache, path.stem).attrs["seconds"]) for path in cache.glob("*.parquet")]
+    assert len(seconds) == 2 and result.provenance["seconds"] == pytest.approx(sum(seconds), abs=0.051)
+
+
 def test_own_data_may_come_from_a_function_and_name_the_cache():
     a, b = (lambda s=s: data.gaussian(20, num_classes=3, seed=s) for s in (0, 1))
     first = own(data=data.gaussian(20, num_classes=3)).jobs()[0]

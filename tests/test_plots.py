@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ncutils import plots
+from ncutils import experiments, plots
 
 
 @pytest.fixture(autouse=True)
@@ -157,3 +157,35 @@ def test_every_picture_of_class_means_is_that_of_its_layer():
     figure = plots.class_means(grams, (3, 5, 7), relu_layers=3)
     pictures = [axis.images[0].get_array() for axis in figure.axes if axis.images]
     assert [picture[1, 1] for picture in pictures] == [0.3, 0.5, 0.7]
+
+
+def test_lines_are_labelled_at_their_ends_and_the_drop_is_marked():
+    result = experiments.load_archive("1", "cores")
+    figure = plots.over_training(result, "archived")
+    figure.canvas.draw()
+    for axis in figure.axes:
+        lines = {line.get_label().split()[0]: line for line in axis.get_lines() if not line.get_label().startswith("_")}
+        texts = {text.get_text(): text for text in axis.texts}
+        assert texts.keys() == lines.keys()
+        assert all(texts[name].get_color() == line.get_color() for name, line in lines.items())
+        assert all(tuple(texts[name].xy) == tuple(line.get_xydata()[-1]) for name, line in lines.items())
+        order = sorted(lines, key=lambda name: lines[name].get_ydata()[-1])
+        points = 72 / figure.dpi
+        places = [axis.transData.transform(texts[n].xy)[1] * points + texts[n].get_position()[1] for n in order]
+        assert min(np.diff(places)) > 5  # the layout has moved the panels since they were placed 8 apart
+        drops = [line for line in axis.get_lines() if line.get_label().startswith("_") and line.get_linestyle() == ":"]
+        spec = result.provenance["specification"]
+        assert [line.get_xdata()[0] for line in drops] == [spec["drop_at"] * result.frame["step"].max()]
+    assert not any(line.get_linestyle() == ":" for axis in plots.over_training(history()).axes for line in axis.lines)
+
+
+def test_labels_that_would_lie_on_each_other_are_moved_apart_about_their_middle():
+    figure, axis = plt.subplots(figsize=(4, 3), layout="none")
+    for number, height in enumerate((0.5, 0.5, 0.5, 0.9)):
+        axis.plot([0, 1], [0, height], label=str(number))
+    axis.set(ylim=(0, 1))
+    plots._label_ends(axis, gap=10)
+    moved = {text.get_text(): text.get_position()[1] for text in axis.texts}
+    np.testing.assert_allclose(sorted(moved[n] for n in "012"), [-10, 0, 10], atol=1e-6)
+    assert abs(moved["3"]) < 1e-6
+    plt.close(figure)

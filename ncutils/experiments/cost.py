@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
-from ncutils import _files, training
+from ncutils import _files, fetch, training
 from ncutils._arguments import checked, number
+from ncutils.data import Dataset
 from ncutils.experiments import jobs
 from ncutils.experiments.jobs import Job
 from ncutils.experiments.run import checked_device, device_name, resolve
@@ -47,9 +49,10 @@ class Cost:
 def cost(figure: str | Specification, profile: str | None = None, device: str | None = None) -> Cost:
     """Estimate a run by timing a few steps and one measurement of each of its networks, on noise of the data's shape.
 
+    A data set need not have been fetched; then no job counts as being on disk, and every pixel counts.
+
     Raises:
         ValueError: as :func:`run`.
-        FileNotFoundError: the data set has not been fetched.
 
     Example:
         >>> from ncutils.experiments import specification
@@ -60,7 +63,7 @@ def cost(figure: str | Specification, profile: str | None = None, device: str | 
     spec = resolve(figure, profile)
     device = checked_device(device)
     every, folder = spec.jobs(device), _files.cache_dir()
-    left = [job for job in every if jobs.read(folder, job.key()) is None]
+    left = [job for job in every if not _on_disk(job, folder)]
     seconds, flops = 0.0, 0.0
     known: dict[tuple, tuple[float, float]] = {}
     for job in every:
@@ -83,13 +86,25 @@ def cost(figure: str | Specification, profile: str | None = None, device: str | 
     )
 
 
-def _noise(job: Job, samples: int):
+def _on_disk(job: Job, folder: Path | None) -> bool:
+    try:
+        return jobs.read(folder, job.key()) is not None
+    except FileNotFoundError:  # the data, whose checksum is part of the key
+        return False
+
+
+def _noise(job: Job, samples: int) -> Dataset:
     """Data of the job's shape and of no content."""
-    train, _ = job.load()
-    shape = (samples, *train.x.shape[1:])
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(shape, generator=generator).to(train.x)
-    return replace(train, x=x, y=(torch.arange(samples) % train.num_classes).to(train.y))
+    try:
+        train, _ = job.load()
+        shape, classes, like = train.x.shape[1:], train.num_classes, train.x
+    except FileNotFoundError:
+        channels, height, width = fetch.KNOWN[str(job.data.source)].shape
+        shape = torch.Size((channels, job.data.size or height, job.data.size or width))
+        shape = torch.Size((shape.numel(),)) if job.network.kind == "mlp" else shape
+        classes, like = 10, torch.zeros(0, dtype=job.dtype, device=job.device)
+    x = torch.randn((samples, *shape), generator=torch.Generator().manual_seed(0)).to(like)
+    return Dataset(x, torch.arange(samples, device=x.device) % classes, classes, "noise")
 
 
 def _job_seconds(job: Job) -> float:
