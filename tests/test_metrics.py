@@ -536,3 +536,23 @@ def test_statistics_refuse(call, words):
     with pytest.raises(ValueError) as caught:
         call(seen)
     assert words in str(caught.value) and torch.equal(seen.scatter, before)
+
+
+def test_statistics_refuse_features_of_another_shape():
+    seen = metrics.ClassStatistics().update(torch.arange(12.0).view(6, 2).cos(), torch.arange(6) % 3)
+    assert seen.nearest(torch.zeros(4, 2)).shape == (4,)
+    for wrong in (torch.zeros(4, 3), torch.zeros(2, 4, 2), torch.zeros(2)):
+        with pytest.raises(ValueError, match=r"features must be \(N, 2\) as what was seen; got"):
+            seen.nearest(wrong)
+    runs = metrics.ClassStatistics().update(torch.arange(24.0).view(2, 6, 2).cos(), torch.arange(6) % 3)
+    for wrong in (torch.zeros(3, 4, 2), torch.zeros(4, 2), torch.zeros(2, 4, 3)):
+        with pytest.raises(ValueError, match=r"features must be \(2, N, 2\) as what was seen; got"):
+            runs.nearest(wrong)
+    with pytest.raises(ValueError, match=r"basis must be \(N, 2\)"):
+        seen.spread_along(torch.zeros(1, 3), torch.zeros(4, 2), torch.zeros(4, dtype=torch.long))
+    for labels in (torch.zeros(3, dtype=torch.long), torch.zeros(4), torch.zeros(4, dtype=torch.bool)):
+        with pytest.raises(ValueError, match=r"labels must be \(4,\) integers"):
+            seen.spread_along(torch.ones(1, 2), torch.zeros(4, 2), labels)
+    for label in (-1, 3):
+        with pytest.raises(ValueError, match=r"labels must be 0..2"):
+            seen.spread_along(torch.ones(1, 2), torch.zeros(4, 2), torch.full((4,), label))

@@ -298,7 +298,7 @@ def test_what_is_returned_is_what_was(name, recorded):
     found, kept = compute(scenarios()[name]), recorded[name]
     if kept == ["as it was with it"]:
         kept = recorded[name.partition(" without ")[0]]
-    relative = TOLERANCE.get(name.partition(".")[0], 1e-3)
+    relative = TOLERANCE.get(name.partition(".")[0], 1e-4)
     assert len(found) == len(kept), name
     differ = [(i, a, b) for i, (a, b) in enumerate(zip(found, kept, strict=True)) if not same(a, b, relative)]
     assert not differ, f"{len(differ)} of {len(kept)}: {differ[:5]}"

@@ -93,3 +93,15 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="must have rank"):
         whitened_start(flat, [6, 4, 4, 2], 1.0)
     assert math.isfinite(objective.weight_decay)
+
+
+def test_the_steps_that_a_slide_takes_by_itself():
+    """Their sizes are part of what is promised: halved steps are compared with them."""
+    objective = theory.Objective(theory.general_position(6, 8), np.arange(6) % 3, 1, 0.05)
+    weights = theory.initialise(objective, (8, 4, 3), 1.0)
+    times = [0.0, 1.0, 10.0]
+    usual = slide(objective, weights, times)
+    stated = slide(objective, weights, times, first=0.01, growth=0.08, largest=0.02)
+    np.testing.assert_array_equal(usual.states, stated.states)
+    for other in ({"first": 0.02}, {"growth": 0.16}, {"largest": 0.04}):
+        assert np.abs(slide(objective, weights, times, **other).states - usual.states).max() > 0
