@@ -152,20 +152,19 @@ def drawn(count: int, words: list[str]) -> tuple[list[str], int, list[tuple]]:
 
 
 def again(report: dict) -> list[tuple]:
-    """The survivors of a report, found by the text of their line."""
+    """The survivors of a report, found by the text of their line, nearest to where they were."""
     found = []
     for survivor in report["survived"]:
         data = (ROOT / survivor["file"]).read_bytes()
-        for file, a, b, old, new in candidates(survivor["file"]):
-            line = data.decode().splitlines()[data[:a].count(b"\n")].strip()
-            if (line, old, new, data[:a].count(b"\n") + 1) == (
-                *(survivor[k] for k in ("text", "old", "new")),
-                survivor["line"],
-            ):
-                found.append((file, a, b, old, new))
-                break
-        else:
-            print(f"gone: {survivor['file']}: {survivor['text']}")
+        lines, wanted = data.decode().splitlines(), tuple(survivor[k] for k in ("text", "old", "new"))
+        places = [
+            (abs(row + 1 - survivor["line"]), candidate)
+            for candidate in candidates(survivor["file"])
+            if (lines[row := data[: candidate[1]].count(b"\n")].strip(), *candidate[3:]) == wanted
+        ]
+        if not places:
+            raise ValueError(f"{survivor['file']}: {survivor['text']}: is not there any more; plant anew")
+        found.append(min(places)[1])
     return found
 
 
