@@ -583,6 +583,14 @@ def test_processors_prints_a_table_and_sees_what_depends_on_the_machine(project,
     assert (project / "book" / "01_a.ipynb").read_bytes() == committed
 
 
+def test_nothing_strange_is_committed():
+    """Attacks write under names that they make up; none of those belongs to the project."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no git checkout")
+    assert [name for name in listed.stdout.split("\0") if not re.fullmatch(r"[\w./-]*", name, re.ASCII)] == []
+
+
 def test_a_docstring_of_the_library_makes_no_chapter_stale(tmp_path):
     """On the book itself: every module reworded, then one of them changed."""
     shutil.copytree(ROOT / "ncutils", tmp_path / "ncutils", ignore=shutil.ignore_patterns("__pycache__"))

@@ -38,6 +38,8 @@ def fuzz(examples: str = "20") -> dict:
     counts, deep = collections.Counter(), []
     how = dict(max_examples=int(examples), derandomize=True, deadline=None, database=None)
     how |= dict(phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    scratch = tempfile.TemporaryDirectory()
+    os.chdir(scratch.name)  # a text is a file's name to some: a checkpoint is written there
     for name in test_fuzz.TARGETS:
 
         @settings(**how)
@@ -51,6 +53,8 @@ def fuzz(examples: str = "20") -> dict:
                 deep.append(f"{name}({', '.join(f'{k}={v!r:.60}' for k, v in changed.items())}): {kind}: {said}")
 
         call()
+    os.chdir(ROOT)
+    scratch.cleanup()
     return {"functions": len(test_fuzz.TARGETS), "calls": counts.total(), **counts, "examples": deep}
 
 
