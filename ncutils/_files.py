@@ -33,8 +33,13 @@ def cache_dir() -> Path | None:
 
 
 def results_dir() -> Path:
-    """results/ of the checkout, or beside an installed package."""
-    return Path(__file__).resolve().parents[1] / "results"
+    """results/ of the checkout, or inside an installed package (setup.py puts it there)."""
+    return (checkout() or Path(__file__).resolve().parent) / "results"
+
+
+def claims_file() -> Path:
+    """claims.toml of the checkout, or inside an installed package."""
+    return (checkout() or Path(__file__).resolve().parent) / "claims.toml"
 
 
 def _user_cache() -> Path:

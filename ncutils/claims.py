@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ncutils import _arguments
+from ncutils import _arguments, _files
 from ncutils._arguments import check_fields, checked, instance, many
 
 __all__ = ["MEDIA_TYPE", "VERDICTS", "Claim", "Claims", "judge_archives", "read_claims", "read_questions", "verdict"]
@@ -474,17 +474,11 @@ def _nc1_by_depth(frame):
 FIELDS = {"id", "source", "figure", "profile", "quantity", "below", "above", "margin", "was", "expects"}
 
 
-def _questions() -> Path:
-    from ncutils import _files
-
-    return _files.results_dir().parent / "claims.toml"
-
-
 @checked()
 def read_questions(path: str | os.PathLike | None = None) -> list[dict]:
     """The rows of ``claims.toml``, checked, each with the commit that wrote it down ("" if not recorded).
 
-    Without a path, those of the checkout that the library is imported from, whatever the current folder is.
+    Without a path, those that the library itself comes with, whatever the current folder is.
 
     Raises:
         ValueError: the file is unreadable, or a row repeats an id, names an unknown field, quantity or source, or
@@ -499,7 +493,7 @@ def read_questions(path: str | os.PathLike | None = None) -> list[dict]:
         import tomllib
     else:
         import tomli as tomllib
-    path = _questions() if path is None else Path(path)
+    path = _files.claims_file() if path is None else Path(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -552,11 +546,10 @@ def judge_archives(
 
     if missing not in ("error", "skip"):
         raise ValueError(f"missing must be 'error' or 'skip'; got {missing!r}")
-    nothing = path is None and missing == "skip" and not _questions().is_file()  # an installed copy has none
-    rows, frames, found = [] if nothing else read_questions(path), dict(archives or {}), Claims(where=where)
+    rows, frames, found = read_questions(path), dict(archives or {}), Claims(where=where)
     for row in rows:
         key = (row["figure"], row["profile"])
-        at = f"{path or _questions()}: claim {row['id']}"
+        at = f"{path or _files.claims_file()}: claim {row['id']}"
         if key not in frames and archives is None and key in experiments.archived():
             frames[key] = experiments.archive(*key)
         if key not in frames:
