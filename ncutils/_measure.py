@@ -52,7 +52,7 @@ def measure(
         data: a ``DataLoader`` of pairs ``(x, y)``, a ``Dataset`` of them, one pair of tensors ``(x, y)`` or an
             :class:`ncutils.data.Classification`; y holds integers ``0..K-1``, every class present.
         layers: names of modules (their outputs), ``"NAME.input"``, ``"output"``, patterns such as ``"layer*"``, module
-            types, or a list of these. Default: the input of every ``nn.Linear``, and the output.
+            types, or several of these. Default: the input of every ``nn.Linear``, and the output.
         reference: the training data, in the same forms: NC1 is then the scatter of ``data`` about the class means of
             the reference, relative to their distances, and the nearest class mean is one of these.
         pool: how features ``(N, C, H, W)`` become vectors: ``"mean"``, ``"max"`` over positions, ``"flatten"``, or a
@@ -83,6 +83,8 @@ def measure(
     integer(least=1)("batch_size", batch_size)
     optional(device_of_torch)("device", device)
     flag("progress", progress)
+    if isinstance(layers, Iterable) and not isinstance(layers, (str, type, nn.Module, Tensor)):
+        layers = list(layers)  # a generator, asked once a run
     if isinstance(model, (MLP, ResNet20)):
         options = {"reference": reference, "pool": pool, "device": device, "autocast": autocast}
         options |= {"batch_size": batch_size, "progress": progress}
@@ -325,8 +327,8 @@ def _points(model: nn.Module, layers) -> dict[str, tuple[nn.Module, str]]:
             points["input"] = (model, "input")
         return points | {"output": (model, "output")}
     points = {}
-    if not isinstance(layers, (str, type, list, tuple, set)):
-        raise TypeError(f"layers must be None, a name, a type or a list of these; got {shown(layers)}")
+    if not isinstance(layers, (str, type, list)):
+        raise TypeError(f"layers must be None, a name, a type or several of these; got {shown(layers)}")
     for layer in [layers] if isinstance(layers, (str, type)) else layers:
         if isinstance(layer, type):
             found = {name: (m, "output") for name, m in modules.items() if isinstance(m, layer)}
@@ -343,6 +345,8 @@ def _points(model: nn.Module, layers) -> dict[str, tuple[nn.Module, str]]:
         if not found:
             raise ValueError(f"layers: nothing is called {layer!r}; expected some of {', '.join([*modules][:20])}")
         points |= found
+    if not points:
+        raise ValueError("layers must name at least one place; got none")
     return points
 
 

@@ -385,7 +385,7 @@ POOL = (
     *(pd.DataFrame(), pd.DataFrame({"step": [1]}), nn.Linear(5, 3), nn.Identity(), torch.float16, torch.int64, "cuda:99"),
     *(HEAD, OBJECTIVE, PHASE, FLOW, CHECK, BLOBS, CONFIG, SPEC),
     theory.LinearHead([w * 0 for w in HEAD.weights], HEAD.features, HEAD.y),
-    theory.LinearHead([w * 1e100 for w in HEAD.weights], HEAD.features, HEAD.y),
+    theory.LinearHead([w * 1e40 for w in HEAD.weights], HEAD.features, HEAD.y),
     theory.LinearHead([w * 1e-100 for w in HEAD.weights], HEAD.features * 1e-100, HEAD.y),
     theory.LinearHead(HEAD.weights, HEAD.features * 0, HEAD.y),
 )  # fmt: skip

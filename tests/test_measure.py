@@ -108,6 +108,9 @@ def test_convolutions_wrappers_and_batched_networks():
     assert rows.run.tolist() == [0] * 4 + [1] * 4
     z = stacked.layers(points()[0]).post[1][1].detach()
     assert rows.nc1[6] == pytest.approx(float(metrics.nc1(z, points()[1])), rel=1e-5)
+    named = ["2.input", "output"]
+    for several in (dict.fromkeys(named), (name for name in named), {nn.Linear: 0}.keys()):
+        assert measure(stacked, points(), several).run.value_counts().nunique() == 1
 
 
 X, Y = points()
@@ -126,6 +129,7 @@ X, Y = points()
         (lambda m: (m, (X, Y.double())), "data: labels must be integers (N,); got (120,), torch.float64"),
         (lambda m: (m, (X[:, 1:], Y)), "data: the model cannot take x of (120, 6), torch.float64: "),
         (lambda m: (m, (X, Y), "conv"), "layers: nothing is called 'conv'; expected some of 0, 1, 2"),
+        (lambda m: (m, (X, Y), []), "layers must name at least one place; got none"),
         (lambda m: (m, (X, 0 * Y)), "labels must name at least 2 classes; got 1"),
     ],
 )

@@ -23,6 +23,8 @@ __all__ = ["LinearHead"]
 RANK_THRESHOLD = 1e-12
 # Relative rounding error that float64 may leave in the products of a head, with two digits to spare.
 ROUNDING = 1e-13
+# Statements square products of all weights and the features: their logarithm must leave room below float64's 709.
+LARGEST_LOGARITHM = 300.0
 
 
 def op_norm(matrix: Tensor) -> Tensor:
@@ -48,7 +50,7 @@ class LinearHead:
 
     Raises:
         ValueError: fewer than two layers, shapes that do not chain, labels that are missing or out of range, or
-            entries that are not finite.
+            entries that are not finite, or so large that products of them are not.
 
     Example:
         >>> head = LinearHead([torch.eye(2), torch.eye(2)], 2 * torch.eye(2), torch.tensor([0, 1]))
@@ -68,6 +70,13 @@ class LinearHead:
                 raise ValueError(f"weights[{i}] must be (out, {width}) for what enters it; got shape {tuple(w.shape)}")
             width = w.shape[0]
         self.y = _checked_labels(y, num_samples=self.features.shape[0], num_classes=width)
+        largest = max(1.0, *(float(w.detach().norm()) for w in self.weights))
+        powers = len(self.weights) * math.log(largest) + math.log(max(1.0, float(self.features.detach().norm())))
+        if not powers < LARGEST_LOGARITHM:
+            raise ValueError(
+                f"weights and features must have products whose squares float64 holds; got a largest weight of norm "
+                f"{largest:.3g} in {len(self.weights)} layers and features of norm {float(self.features.norm()):.3g}"
+            )
 
     @classmethod
     def of(cls, model, x, y: Tensor | None = None, *, batch_size: int = 2000) -> LinearHead:

@@ -108,13 +108,24 @@ def ntk_norm(model: nn.Module, x: Tensor, steps: int = 60, tol: float = 1e-6) ->
         steps: most Lanczos steps.
         tol: relative change at which to stop.
 
+    Raises:
+        ValueError: the model has nothing to train, cannot take ``x``, or returns something that is not one tensor
+            with a gradient.
+
     Example:
         >>> layer = nn.Linear(2, 3, bias=False)
         >>> round(ntk_norm(layer, torch.tensor([[3.0, 4.0]])), 3)  # J J' = |x|^2 I
         25.0
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    value = model(x)
+    if not parameters:
+        raise ValueError(f"model must have a parameter that requires a gradient; got {type(model).__name__} with none")
+    try:
+        value = model(x)
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise ValueError(f"model must take x; got an error for x of {tuple(x.shape)}, {x.dtype}: {error}") from error
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        raise ValueError(f"model must return one tensor that depends on its parameters; got {type(value).__name__}")
     # Jv by differentiating the pullback u ↦ Jᵀu, which is linear: forward mode would cost seconds to import
     u = torch.zeros_like(value, requires_grad=True)
     pullback = torch.autograd.grad(value, parameters, u, create_graph=True)

@@ -299,6 +299,28 @@ def test_lanczos_matches_dense(monkeypatch):
     assert linear_ntk_norm(again) == pytest.approx(dense, rel=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("model", "x", "words"),
+    [
+        (nn.Linear(5, 3), torch.ones(12), r"model must take x; got an error for x of \(12,\), torch.float32"),
+        (nn.ReLU(), torch.ones(2, 3), "model must have a parameter that requires a gradient; got ReLU with none"),
+        (nn.LSTM(3, 2), torch.ones(2, 3), "model must return one tensor that depends on its parameters; got tuple"),
+    ],
+)
+def test_ntk_norm_says_what_is_wrong_with_a_model(model, x, words):
+    with pytest.raises(ValueError, match=words):
+        ntk_norm(model, x)
+
+
+def test_a_head_whose_products_overflow_is_refused():
+    eye, y = torch.eye(2, dtype=torch.float64), torch.tensor([0, 1])
+    with pytest.raises(
+        ValueError, match=r"products whose squares float64 holds; got a largest weight of norm 1.41e\+80"
+    ):
+        LinearHead([1e80 * eye, eye], eye, y)
+    assert LinearHead([1e60 * eye, 1e60 * eye], eye, y).eps1 > 1e100
+
+
 def test_ntk_norm_of_a_whole_network():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 6, bias=False), nn.Linear(6, 3, bias=False)).double()
