@@ -54,7 +54,7 @@ FORMS = ("features", "geometric", "joint")
 def _spectra(head: LinearHead) -> tuple[Tensor, Tensor]:
     """ln s_i(f) and ln s_i(Z), i ≤ K, descending."""
     k = head.num_classes
-    return torch.linalg.svdvals(head.output)[:k].log(), torch.linalg.svdvals(head.features)[:k].log()
+    return head.feature_singular_values[-1][:k].log(), head.feature_singular_values[0][:k].log()
 
 
 def _floors(head: LinearHead) -> Tensor:
@@ -172,7 +172,7 @@ def head_certificate(head: LinearHead, form: str = "joint") -> Check:
     """
     if form not in FORMS:
         raise ValueError(f"form must be one of {FORMS}; got {form!r}")
-    s = torch.linalg.svdvals(head.output)
+    s = head.feature_singular_values[-1]
     few = s.new_zeros(()) if len(s) < head.num_classes else s[head.num_classes - 1]
     hypotheses = (
         Hypothesis("rank f(X) = K: s_K/s_1", few / s[0], 1e-12, ">"),
@@ -200,7 +200,7 @@ def certificate_of_last_layer_sides(head: LinearHead) -> tuple[Tensor, Tensor]:
     k, depth = head.num_classes, head.depth
     floors, log_gain = _floors(head), _log_gain(head)
     budget = (0.5 * k * depth * (log_gain - math.log(k)) - floors[-1]).clamp_min(0)
-    out = torch.linalg.svdvals(head.output)[k - 1]
+    out = head.feature_singular_values[-1][k - 1]
     tails = torch.cat([head.imbalances.flip(0).cumsum(0).flip(0), head.imbalances.new_zeros(1)])
     v = tails * (head.feature_norms[-2] / out) ** 2
 
@@ -239,7 +239,7 @@ def certificate_of_last_layer(head: LinearHead) -> Check:
         >>> check.statement, check.holds
         ('Certificate (last layer)', True)
     """
-    s = torch.linalg.svdvals(head.output)
+    s = head.feature_singular_values[-1]
     few = s.new_zeros(()) if len(s) < head.num_classes else s[head.num_classes - 1]
     hypotheses = (Hypothesis("rank f(X) = K: s_K/s_1", few / s[0], 1e-12, ">"),)
     sides: tuple[Tensor, Tensor | float] = (head.kappa_last.log(), math.inf)

@@ -185,9 +185,14 @@ class LinearHead:
         return torch.stack([s[0] for s in self.singular_values])
 
     @cached_property
+    def feature_singular_values(self) -> tuple[Tensor, ...]:
+        """Singular values of each Z_ℓ, ℓ = L1, …, L, descending."""
+        return tuple(torch.linalg.svdvals(z) for z in self.layers)
+
+    @cached_property
     def feature_norms(self) -> Tensor:
         """‖Z_ℓ‖_op for ℓ = L1, …, L, (L2 + 1,)."""
-        return torch.stack([op_norm(z) for z in self.layers])
+        return torch.stack([s[0] for s in self.feature_singular_values])
 
     @cached_property
     def imbalances(self) -> Tensor:

@@ -23,6 +23,8 @@ No label enters but to form classes. With r = K and F = Y + E this contains part
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -70,17 +72,18 @@ def inheritance(
         raise ValueError(f"features, y must be given with weights; got {shown(features)}, {shown(y)}")
     last, before, z, y, bias = _arguments(weights, features, y, bias)
     singular = torch.linalg.svdvals(last)
-    full = int((singular > RANK_THRESHOLD * singular[0]).sum())
+    known = int((singular > RANK_THRESHOLD * singular[0]).sum())
     if rank is not None and rank not in range(1, len(singular) + 1):
         raise ValueError(f"rank must be 1 … {len(singular)}; got {rank}")
-    ranks = range(1, full + 1) if rank is None else [min(rank, max(full, 1))]
-    pairs = [inheritance_sides(last, before, z, y, form, bias, r) for r in ranks]
-    measured, bound = min(pairs, key=lambda pair: float(pair[1]))
+    full = max(known, 1)  # of W_L = 0 nothing is left to divide by: the bound comes out infinite or undefined
+    measured, bound_at = _inherited(last, before, z, y, form, bias)
+    bounds = [bound_at(r) for r in (range(1, full + 1) if rank is None else [min(rank, full)])]
+    bound = min(bounds, key=float)
     hypotheses = (
-        Hypothesis("r ≤ rank W_L", rank or 1, full, "<="),
+        Hypothesis("r ≤ rank W_L", rank or 1, known, "<="),
         Hypothesis("tr Σ_B(F) > 0", _between(_means(z @ before.T @ last.T, y)), 0.0, ">"),
     )
-    c = ROUNDING * float(singular[0] / singular[max(full, 1) - 1])
+    c = ROUNDING * float(singular[0] / singular[full - 1])
     rounding = c * (c + 2 * max(float(measured), 0.0) ** 0.5)
     return Check("Inheritance", "nc1", form, hypotheses, measured, bound, "<=", rounding=rounding)
 
@@ -96,23 +99,36 @@ def inheritance_sides(
         >>> bool(measured <= bound * (1 + 1e-6))
         True
     """
+    measured, bound_at = _inherited(last, before, z, y, form, bias)
+    return measured, bound_at(rank)
+
+
+def _inherited(
+    last: Tensor, before: Tensor, z: Tensor, y: Tensor, form: str, bias: Tensor
+) -> tuple[Tensor, Callable[[int], Tensor]]:
+    """NC1(Z_{L−1}), and its bound as a function of r; what reads all the samples is computed once."""
     entering = (z - _means(z, y)[y]).square().sum() / len(z)
     features = z @ before.T + bias
     outputs = features @ last.T
-    inside = outputs - _means(outputs, y)[y]
+    output_means = _means(outputs, y)
+    inside = outputs - output_means[y]
     means = _means(features, y)
     measured = (features - means[y]).square().mean(0).sum() / _between(means)
     u, s, vh = torch.linalg.svd(last, full_matrices=False)
     gap = imbalance_matrix(before, last) - torch.outer(bias, bias)
-    beyond = s[rank] ** 2 if rank < len(s) else s.new_zeros(())
-    if form == "simple":
-        scatter = inside.square().sum() / len(z)
-        total = scatter / s[rank - 1] ** 2 + (beyond + op_norm(gap)) * entering
-        return measured, s[0] ** 2 * total / _between(_means(outputs, y))
-    outside = torch.eye(len(before)).to(z) - vh[:rank].T @ vh[:rank]
-    inverse = (u[:, :rank] / s[:rank]) @ vh[:rank]  # (W_r⁺)ᵀ, for samples as rows
-    total = (inside @ inverse).square().sum() / len(z) + (beyond + op_norm(outside @ gap @ outside)) * entering
-    return measured, total / _between(_means(outputs, y) @ inverse)
+
+    def bound(rank: int) -> Tensor:
+        beyond = s[rank] ** 2 if rank < len(s) else s.new_zeros(())
+        if form == "simple":
+            scatter = inside.square().sum() / len(z)
+            total = scatter / s[rank - 1] ** 2 + (beyond + op_norm(gap)) * entering
+            return s[0] ** 2 * total / _between(output_means)
+        outside = torch.eye(len(before)).to(z) - vh[:rank].T @ vh[:rank]
+        inverse = (u[:, :rank] / s[:rank]) @ vh[:rank]  # (W_r⁺)ᵀ, for samples as rows
+        total = (inside @ inverse).square().sum() / len(z) + (beyond + op_norm(outside @ gap @ outside)) * entering
+        return total / _between(output_means @ inverse)
+
+    return measured, bound
 
 
 def _means(z: Tensor, y: Tensor) -> Tensor:

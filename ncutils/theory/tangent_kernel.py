@@ -49,7 +49,8 @@ def ntk_block_norms(head: LinearHead) -> Tensor:
 def _reduced_factors(head: LinearHead) -> list[tuple[Tensor, Tensor]]:
     """Θ_ℓ as Gram ⊗ Gram, with Z_{ℓ−1}ᵀZ_{ℓ−1} written in an orthonormal basis of the features' sample space."""
     # every Z_ℓ is Z_{L1} times weights, so N samples reduce to n_{L1} directions without loss
-    small = torch.linalg.qr(head.features).R
+    mode = "reduced" if head.features.requires_grad else "r"  # Q is needed to differentiate R only
+    small = torch.linalg.qr(head.features, mode=mode).R
     factors = []
     for i, w in enumerate(head.weights):
         after = head.tail(head.depth - 1 - i)
@@ -235,7 +236,7 @@ def ntk_floor(head: LinearHead, form: str) -> Tensor:
         for j in range(1, depth + 1):
             top = head.s1 ** (2 * (j - 1)) - telescoping_error(head, j - 1, "sharp")
             total = total + top.clamp_min(0) / (head.sK ** (2 * j) + telescoping_error(head, j, "sharp"))
-        return nth(torch.linalg.svdvals(head.output), k) ** 2 * total
+        return nth(head.feature_singular_values[-1], k) ** 2 * total
     gap = (head.label_scale - head.eps1).clamp_min(0)
     if form == "paper":
         return (gap * head.kappa_head / head.radius) ** 2

@@ -102,7 +102,7 @@ def schatten_sides(weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def log_determinant(head: LinearHead) -> Tensor:
     """S = Σ_{i≤K} [ln s_i(f(X)) − ln s_i(Z_{L1})], a lower bound for Σ_{i≤K} ln s_i(A); −∞ if rank f(X) < K."""
     k = head.num_classes
-    out, entering = torch.linalg.svdvals(head.output), torch.linalg.svdvals(head.features)
+    out, entering = head.feature_singular_values[-1], head.feature_singular_values[0]
     if min(len(out), len(entering)) < k:
         return out.new_tensor(-math.inf)
     return (out[:k].log() - entering[:k].log()).sum()
@@ -182,7 +182,7 @@ def proposition_5_1(head: LinearHead, form: str = "sharp") -> Check:
 
 
 def _full_rank_output(head: LinearHead) -> Hypothesis:
-    s = torch.linalg.svdvals(head.output)
+    s = head.feature_singular_values[-1]
     return Hypothesis("rank f(X) = K: s_K/s_1", nth(s, head.num_classes) / s[0], 1e-12, ">")
 
 
@@ -234,7 +234,7 @@ def theorem_5_2_posteriori_sides(head: LinearHead) -> tuple[Tensor, Tensor]:
     """
     k = head.num_classes
     exact = torch.exp(_arccosh_of_power(waste(head).log(), k / 2))
-    v = head.imbalances.sum() * (head.feature_norms[-2] / nth(torch.linalg.svdvals(head.output), k)) ** 2
+    v = head.imbalances.sum() * (head.feature_norms[-2] / nth(head.feature_singular_values[-1], k)) ** 2
     return head.kappa_last, ((1 + v) * exact**2 + v).sqrt()
 
 

@@ -564,3 +564,13 @@ def test_further_statements_speak_of_a_network_trained_with_cross_entropy():
     assert "NC1 at Z_{L−1}, inherited" in repr(certificate)
     broken = dataclasses.replace(certificate, further=(dataclasses.replace(inherited, bound=0.0),))
     assert not broken.holds and broken.tally.violated == 1 and "✗" in repr(broken)
+
+
+def test_a_dead_network_gets_a_certificate_that_says_nothing():
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 5, bias=False), nn.Linear(5, 3, bias=False))
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    certificate = certify(model, torch.randn(12, 4), torch.arange(12) % 3)
+    assert str(certificate.tally) == "0 violated of 0 that speak (21 silent, 0 vacuous)"
+    inherited = next(check for check in certificate.further if check.statement == "Inheritance")
+    assert not inherited.hypotheses_met and "r ≤ rank W_L: 1 ≤ 0 (NOT met)" in str(certificate)
