@@ -496,7 +496,7 @@ def read_questions(path: str | os.PathLike | None = None) -> list[dict]:
     path = _files.claims_file() if path is None else Path(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path}: must be a readable TOML file ({error})") from error
     rows, commits = content.get("claim", []), content.get("commits", {})
     seen: set[str] = set()

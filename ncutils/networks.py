@@ -299,7 +299,7 @@ class ResNet20(_DenseStack):
         (torch.Size([1, 4, 10]), [(1, 32, 64), (1, 10, 32)])
     """
 
-    @checked()
+    @checked(in_channels=integer(least=1))
     def __init__(
         self,
         in_channels: int,

@@ -120,7 +120,7 @@ def attack(
 
 
 @checked(
-    shapes=many(many(integer(least=1), least=3)),
+    shapes=many(many(integer(least=1), least=3), least=1),
     restarts=integer(least=1),
     steps=integer(least=0),
     noise=number(least=0, finite=True),

@@ -62,7 +62,7 @@ def collapse_bounds(k: float, e: float, classes: int) -> tuple[float, float, flo
     depths=many(integer(least=1, most=10**9)),
     weight_decay=function,
     rms=positive,
-    reference=number(finite=True),
+    reference=number(least=0, finite=True),
     classes=integer(least=1),
     samples=integer(least=1),
     nonlinear=integer(least=0),

@@ -90,7 +90,7 @@ def momentum_balance(
     (w, v), (w_next, v_next) = (
         tuple([t.detach().to(torch.float64) for t in side] for side in state) for state in (before, after)
     )
-    worst, allowed = 0.0, 0.0
+    worst, allowed, lr = 0.0, 0.0, float(lr)
     for l in range(len(w) - 1):
         pair = slice(l, l + 2)
         d = imbalance_matrix(*w[pair])

@@ -28,7 +28,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ncutils._arguments import checked
+from ncutils._arguments import checked, number
 from ncutils.theory.checks import Check, Hypothesis
 from ncutils.theory.head import LinearHead, op_norm
 
@@ -49,7 +49,7 @@ def _parts(head: LinearHead, weight_decay: float) -> tuple[Tensor, Tensor, Tenso
     return mean, within.T @ within, gradient @ last.T
 
 
-@checked()
+@checked(weight_decay=number(least=0, most=1e100))
 def stationary_identity(head: LinearHead, weight_decay: float) -> Check:
     """Identity (1): ‖n(I−M)Mᵀ − λW_LW_Lᵀ − E_wE_wᵀ‖_F equals ‖RW_Lᵀ‖_F, at any parameters (ours).
 
@@ -76,7 +76,7 @@ def stationary_identity(head: LinearHead, weight_decay: float) -> Check:
     )
 
 
-@checked()
+@checked(weight_decay=number(least=0, most=1e100))
 def stationary_trace(head: LinearHead, weight_decay: float) -> Check:
     """λ‖W_L‖_F² + ‖E_w‖_F² − tr RW_Lᵀ ≤ N/4, at any parameters; the third term is 0 at a stationary point (ours).
 
@@ -94,7 +94,7 @@ def stationary_trace(head: LinearHead, weight_decay: float) -> Check:
     return Check("Stationary points (trace)", "trace", "exact", (), measured, head.num_samples / 4, "<=")
 
 
-@checked()
+@checked(weight_decay=number(least=0, most=1e100))
 def stationary_nc2_sides(head: LinearHead, weight_decay: float) -> tuple[Tensor, Tensor]:
     """(NC2(Z_{L−1}), its bound (2)); infinite for δ ≥ 1.
 
@@ -115,7 +115,7 @@ def stationary_nc2_sides(head: LinearHead, weight_decay: float) -> tuple[Tensor,
     return measured, ((top * head.kappa_last) ** 2 + outside).sqrt() / (1 - delta)
 
 
-@checked()
+@checked(weight_decay=number(least=0, most=1e100))
 def stationary_nc2(head: LinearHead, weight_decay: float) -> Check:
     """Bound (2) of NC2(Z_{L−1}); κ(W_L)/(1−δ) at a stationary point with λ > 0, and never above Theorem 3.1's (ours).
 
