@@ -1,30 +1,29 @@
-"""Plant single changes in the library, one at a time, and see whether the tests notice.
+"""Plant single changes in the library, one at a time, and see whether the tests notice: mutation testing by Cosmic Ray.
 
     python tools/mutants.py [COUNT] [SECONDS] [WORD ...]    default: 80 changes, at most an hour
     python tools/mutants.py --again                         the survivors of the report, tried once more
 
-Changes are drawn with a fixed seed, of the files whose path holds one of the words (of all, where none is given). A
-change is one operator, comparison, boolean or number; docstrings, messages and type hints are left alone. Each meets
-the tests and docstring examples that belong to its file; one that survives them meets the tests of its neighbours too.
+Cosmic Ray (pip install -e '.[attacks]') finds the changes, makes them and keeps the outcomes. COUNT of them are drawn
+with a fixed seed, of the files whose path holds one of the words (of all, where none is given), and divided between
+two copies of the checkout. A change meets the tests and docstring examples that belong to its file; one that survives
+them meets the tests of its neighbours too. Type hints are left alone, and an operator of arithmetic has one other.
 
-Works in a copy of the checkout. Writes results/trust/mutants.json: what was planted, killed, and what survived, with
-the reason that somebody wrote beside a survivor, if any.
+Writes results/trust/mutants.json: what was planted, noticed, and what survived, with the reason that somebody wrote
+beside a survivor, if any; one that begins with "equivalent" says that nobody could notice it.
 """
 
 from __future__ import annotations
 
-import ast
 import collections
+import filecmp
 import json
-import math
 import os
-import queue
 import random
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,11 +31,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "results" / "trust" / "mutants.json"
 JOBS = 2  # copies of the tree, and changes tried at a time
-SWAPS: dict[type, str] = {
-    **{ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.Pow: "*", ast.FloorDiv: "/", ast.Mod: "*"},
-    **{ast.Lt: ">=", ast.LtE: ">", ast.Gt: "<=", ast.GtE: "<", ast.Eq: "!=", ast.NotEq: "=="},
-    **{ast.Is: "is not", ast.IsNot: "is", ast.In: "not in", ast.NotIn: "in", ast.And: "or", ast.Or: "and"},
-}
+PRISTINE = "_pristine"  # in a copy: the library before any change
+# `x | None` is a type hint far more often than an operation. Of arithmetic, one swap an operator: most of the eleven
+# others end in a TypeError, which says little about tests.
+SKIPPED = re.compile(
+    r"core/ReplaceBinaryOperator_(?!(Add_Sub|Sub_Add|Mul_Div|Div_Mul|Pow_Mul|FloorDiv_Div|Mod_Mul|BitAnd_BitOr)$)"
+    r"|core/ReplaceComparisonOperator_(Eq|NotEq|Lt|LtE|Gt|GtE)_Is"  # == and `is` are one for small numbers
+)
+CONFIG = """[cosmic-ray]
+module-path = "ncutils"
+excluded-modules = ["ncutils/**/__init__.py"]
+timeout = 1200
+test-command = "'{python}' '{tool}' --tests"
+distributor.name = "local"
+"""
 OWN = {  # the tests that belong to a file, where they are not named after it
     "__main__": ("test_main",),
     "_arguments": ("test_fuzz",),
@@ -63,7 +71,6 @@ ELSEWHERE = (
     "code",
     "typing",
     "animation",
-    "fuzz",
     "benchmarks",
     "experiments",
     "main",
@@ -92,180 +99,154 @@ def neighbours_of(file: str) -> list[str]:
     return [name for p in found if (name := p.relative_to(ROOT).as_posix()) not in own]
 
 
-def candidates(file: str) -> list[tuple[str, int, int, str, str]]:
-    """(file, start, end, old, new) of every single change, by offset."""
-    source = (ROOT / file).read_text(encoding="utf-8")
-    starts = [0]
-    for line in source.encode().splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
-    data = source.encode()
-    found = []
-
-    def between(left, right, operator) -> None:
-        a, b = starts[left.end_lineno - 1] + left.end_col_offset, starts[right.lineno - 1] + right.col_offset
-        if (new := SWAPS.get(type(operator))) is not None and b"\n" not in data[a:b] and b"(" not in data[a:b]:
-            found.append((file, a, b, data[a:b].decode(), f" {new} "))
-
-    def visit(node) -> None:
-        if isinstance(node, (ast.Raise, ast.JoinedStr)):  # the words of an error
-            return
-        if isinstance(node, ast.BinOp) and not any(isinstance(n, ast.Constant) and isinstance(n.value, str)
-                                                   for n in (node.left, node.right)):  # fmt: skip
-            between(node.left, node.right, node.op)
-        if isinstance(node, ast.Compare):
-            for left, operator, right in zip([node.left, *node.comparators], node.ops, node.comparators, strict=False):
-                between(left, right, operator)
-        if isinstance(node, ast.BoolOp):
-            between(node.values[0], node.values[1], node.op)
-        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-            a, b = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
-            new = repr(node.value + 1 if isinstance(node.value, int) else node.value * 2 or 1.0)
-            found.append((file, a, b, data[a:b].decode(), new))
-        for name, child in ast.iter_fields(node):
-            if name in ("annotation", "returns", "decorator_list"):
-                continue
-            for item in child if isinstance(child, list) else [child]:
-                if isinstance(item, ast.AST):
-                    visit(item)
-
-    visit(ast.parse(source))
-    return found
-
-
-def passes(copy: Path, which: list[str], seconds: float) -> bool:
-    """Whether these tests all pass in a copy; a change that makes them run on and on counts as noticed."""
-    environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "NCUTILS_CACHE": "off",
-                                "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg"}  # fmt: skip
+def passes(which: list[str]) -> bool:
+    """Whether these tests, of the tree in the current folder, all pass."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--doctest-modules", *which]
-    try:
-        return not subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=seconds).returncode
-    except subprocess.TimeoutExpired:
-        return False
+    return not subprocess.run(command).returncode
 
 
-def drawn(count: int, words: list[str]) -> tuple[list[str], int, list[tuple]]:
-    """The files, the number of possible changes, and those to plant."""
-    files = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "ncutils").rglob("*.py"))]
-    files = [f for f in files if Path(f).stem != "__init__" and any(word in f for word in words or [""])]
-    every = [c for f in files for c in candidates(f)]
-    return files, len(every), random.Random(0).sample(every, min(count, len(every)))
-
-
-def again(report: dict) -> list[tuple]:
-    """The survivors of a report, found by the text of their line, nearest to where they were."""
-    found = []
-    for survivor in report["survived"]:
-        data = (ROOT / survivor["file"]).read_bytes()
-        lines, wanted = data.decode().splitlines(), tuple(survivor[k] for k in ("text", "old", "new"))
-        places = [
-            (abs(row + 1 - survivor["line"]), candidate)
-            for candidate in candidates(survivor["file"])
-            if (lines[row := data[: candidate[1]].count(b"\n")].strip(), *candidate[3:]) == wanted
-        ]
-        if not places:
-            raise ValueError(f"{survivor['file']}: {survivor['text']}: is not there any more; plant anew")
-        found.append(min(places)[1])
-    return found
-
-
-class Tests:
-    """The tests of a file, and those of its neighbours; each is run once without any change before it counts."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.locks: dict[str, threading.Lock] = collections.defaultdict(threading.Lock)
-
-    def noticed_by(self, copy: Path, mutant: tuple) -> str:
-        """Which stage notices a change in this copy of the tree; "" if none does."""
-        file, a, b, _, new = mutant
-        group = "theory" if "theory" in Path(file).parts else "the rest"
-        path, whole = copy / file, (copy / file).read_bytes()
-        stages = {"own": (file, [*tests_of(file), file]), "neighbours": (group, neighbours_of(file))}
-        for stage, (key, which) in stages.items():
-            with self.locks[key]:
-                if key not in self.seconds:
-                    begun = time.time()
-                    if not passes(copy, which, 1800):  # they would notice everything
-                        raise RuntimeError(f"these fail without any change: {' '.join(which)}")
-                    self.seconds[key] = 60 + 4 * (time.time() - begun)
-            path.write_bytes(whole[:a] + new.encode() + whole[b:])
-            try:
-                if not passes(copy, which, self.seconds[key]):
-                    return stage
-            finally:
-                path.write_bytes(whole)
-        return ""
-
-
-def described(mutant: tuple, reasons: dict) -> dict:
-    """A survivor, as the report keeps it."""
-    file, a, _, old, new = mutant
-    whole = (ROOT / file).read_bytes()
-    line = whole[:a].count(b"\n") + 1
-    text = whole.decode().splitlines()[line - 1].strip()
-    return {
-        "file": file,
-        "line": line,
-        "text": text,
-        "old": old,
-        "new": new,
-        "why": reasons.get((file, text, old, new), ""),
-    }
-
-
-def main(arguments: list[str]) -> int:
-    known = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {"survived": [], "areas": {}}
-    reasons = {tuple(s[k] for k in ("file", "text", "old", "new")): s["why"] for s in known["survived"]}
-    repeat, budget = "--again" in arguments, math.inf
-    arguments = [word for word in arguments if not word.startswith("--")]
-    tally: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
-    if repeat:
-        plan, files, possible = again(known), known["files"], known["possible"]
-        tally.update({area: collections.Counter(counts) for area, counts in known["areas"].items()})
-        for survivor in known["survived"]:
-            tally[area_of(survivor["file"])].subtract(planted=1)
-    else:
-        count, budget = (float(arguments[i]) if len(arguments) > i else d for i, d in ((0, 80), (1, 3600)))
-        files, possible, plan = drawn(int(count), arguments[2:])
-    start, survived, tests = time.time(), [], Tests()
-    copies: queue.Queue[Path] = queue.Queue()
-
-    def attempt(mutant: tuple) -> tuple[tuple, str | None]:
-        if time.time() - start > budget:
-            return mutant, None
-        copy = copies.get()
-        try:
-            return mutant, tests.noticed_by(copy, mutant)
-        finally:
-            copies.put(copy)
-
-    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(JOBS) as pool:
-        for number in range(JOBS):
-            left_out = shutil.ignore_patterns("_build", ".venv", ".git", "data", "_static")
-            copies.put(Path(shutil.copytree(ROOT, Path(scratch, f"tree{number}"), ignore=left_out)))
-        for number, (mutant, by) in enumerate(pool.map(attempt, plan), start=1):
-            if by is None:
-                break
-            tally[area_of(mutant[0])].update(planted=1, **({by: 1} if by else {}))
-            if not by:
-                survived.append(described(mutant, reasons))
-            total = sum(tally.values(), collections.Counter())
-            report = {"files": files, "possible": possible, "planted": total["planted"], "own": total["own"]}
-            report |= {"neighbours": total["neighbours"], "seconds": round(time.time() - start)}
-            report |= {"areas": {k: dict(v) for k, v in sorted(tally.items())}, "survived": survived}
-            outcome = f"noticed ({by})" if by else "SURVIVED"
-            print(f"{number} of {len(plan)}: {outcome} {mutant[0]} {mutant[3]!r} -> {mutant[4]!r}", flush=True)
-            if not repeat or number == len(plan):
-                REPORT.parent.mkdir(parents=True, exist_ok=True)
-                REPORT.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{report['planted'] - len(survived)} of {report['planted']} noticed in {time.time() - start:.0f} s")
+def judge() -> int:
+    """What Cosmic Ray runs in a copy: the tests of the file that differs; where none does, all that may be asked."""
+    here = sorted(path.as_posix() for path in Path("ncutils").rglob("*.py"))
+    changed = [name for name in here if not filecmp.cmp(name, Path(PRISTINE, name), shallow=False)]
+    if not changed:
+        files = Path(PRISTINE, "files.txt").read_text().split()
+        return not passes(sorted({name for file in files for name in (*tests_of(file), *neighbours_of(file), file)}))
+    (file,) = changed
+    for stage, which in (("own", [*tests_of(file), file]), ("neighbours", neighbours_of(file))):
+        if not passes(which):
+            print(f"noticed by: {stage}")
+            return 1
     return 0
 
 
-def area_of(file: str) -> str:
-    """Where a file counts: the package it is in, or its own name."""
-    return Path(file).parts[1].removesuffix(".py")
+def copied(into: Path) -> Path:
+    """A copy of the checkout to plant in."""
+    left_out = shutil.ignore_patterns("_build", ".venv", ".git", "data", "_static", "__pycache__")
+    shutil.copytree(ROOT, into, ignore=left_out)
+    shutil.copytree(into / "ncutils", into / PRISTINE / "ncutils")
+    (into / "mutants.toml").write_text(CONFIG.format(python=sys.executable, tool=into / "tools" / "mutants.py"))
+    return into
+
+
+def cosmic_ray(tree: Path, command: str, *arguments: str, seconds: float | None = None) -> None:
+    """One of its commands, in a copy of the tree."""
+    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "NCUTILS_CACHE": "off",
+                   "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg"}  # fmt: skip
+    program = [sys.executable, "-m", "cosmic_ray.cli", command, "mutants.toml", *arguments]
+    try:
+        subprocess.run(program, cwd=tree, env=environment, check=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        print(f"stopped after {seconds:.0f} s", flush=True)
+
+
+def same(a: str, b: str) -> int:
+    """How many characters two texts begin with in common."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def changed_line(mutation) -> tuple[str, str, str]:
+    """The line that a mutation changes, and the piece of it before and after."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    source = (ROOT / mutation.module_path).read_text(encoding="utf-8")
+    operator = get_operator(mutation.operator_name)(**mutation.operator_args)
+    mutated = mutate_code(source, operator, mutation.occurrence)
+    start = same(source, mutated)
+    end = same(source[start:][::-1], mutated[start:][::-1])
+    while re.match(r"[\w.]", source[start - 1]):  # whole words and numbers
+        start -= 1
+    while end and re.match(r"[\w.]", source[-end]):
+        end -= 1
+    text = source.splitlines()[mutation.start_pos[0] - 1].strip()
+    return text, source[start : len(source) - end].strip(), mutated[start : len(mutated) - end].strip()
+
+
+def chosen(items: list, arguments: list[str], known: dict) -> list:
+    """The changes to plant: the survivors of the report, or a sample."""
+    items.sort(key=lambda item: (str(item.mutations[0].module_path), item.mutations[0].start_pos,
+                                 item.mutations[0].operator_name, item.mutations[0].occurrence))  # fmt: skip
+    if "--again" not in arguments:
+        return random.Random(0).sample(items, min(int([*arguments, 80][0]), len(items)))
+    found = []
+    for survivor in known["survived"]:
+        places = [
+            (abs(mutation.start_pos[0] - survivor["line"]), item.job_id, item)
+            for item in items
+            for mutation in item.mutations
+            if (str(mutation.module_path), mutation.operator_name) == (survivor["file"], survivor["operator"])
+            and changed_line(mutation) == tuple(survivor[key] for key in ("text", "old", "new"))
+        ]
+        if not places:
+            raise ValueError(f"{survivor['file']}: {survivor['text']}: is not there any more; plant anew")
+        found.append(min(places)[2])
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    from cosmic_ray.work_db import WorkDB, use_db
+
+    known = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.exists() else {"survived": []}
+    reasons = {tuple(s[k] for k in ("file", "text", "old", "new")): s["why"] for s in known["survived"]}
+    budget = float(arguments[1]) if len(arguments) > 1 else 3600.0
+    start = time.time()
+    with tempfile.TemporaryDirectory() as scratch:
+        trees = [copied(Path(scratch, f"tree{number}")) for number in range(JOBS)]
+        cosmic_ray(trees[0], "init", "mutants.sqlite")
+        for tree in trees[1:]:
+            shutil.copy(trees[0] / "mutants.sqlite", tree)
+        with use_db(trees[0] / "mutants.sqlite", WorkDB.Mode.open) as session:
+            items = [item for item in session.work_items if not SKIPPED.match(item.mutations[0].operator_name)]
+        words = arguments[2:] or [""]
+        items = [item for item in items if any(word in str(item.mutations[0].module_path) for word in words)]
+        plan = chosen(items, arguments, known)
+        print(f"{len(items)} possible changes, {len(plan)} to plant; first the tests without any", flush=True)
+        files = {str(item.mutations[0].module_path) for item in plan}
+        (trees[0] / PRISTINE / "files.txt").write_text(" ".join(files))
+        cosmic_ray(trees[0], "baseline")  # tests that fail would notice everything
+        for number, tree in enumerate(trees):
+            with use_db(tree / "mutants.sqlite", WorkDB.Mode.open) as session:
+                session.clear()
+                session.add_work_items(plan[number::JOBS])
+        with ThreadPoolExecutor(JOBS) as pool:
+            list(pool.map(lambda tree: cosmic_ray(tree, "exec", "mutants.sqlite", seconds=budget), trees))
+        outcomes: dict = {}
+        for tree in trees:
+            with use_db(tree / "mutants.sqlite", WorkDB.Mode.open) as session:
+                outcomes.update(session.results)
+    report = tallied(plan, outcomes, reasons)
+    report |= {"possible": len(items), "seconds": round(time.time() - start)}
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
+    REPORT.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{report['planted'] - len(report['survived'])} of {report['planted']} noticed in {report['seconds']} s")
+    return 0
+
+
+def tallied(plan: list, outcomes: dict, reasons: dict) -> dict:
+    """The report of the changes that were tried."""
+    tally: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    survived = []
+    for item in plan:
+        if (result := outcomes.get(item.job_id)) is None:  # the time was over
+            continue
+        (mutation,) = item.mutations
+        if result.worker_outcome != "normal":
+            raise RuntimeError(f"{mutation.module_path}: {mutation.operator_name}: {result.output}")
+        file = mutation.module_path.as_posix()
+        by = "neighbours" if "noticed by: neighbours" in (result.output or "") else "own"
+        area = mutation.module_path.parts[1].removesuffix(".py")
+        tally[area].update(planted=1, **({by: 1} if result.is_killed else {}))
+        if not result.is_killed:
+            text, old, new = changed_line(mutation)
+            place = {"file": file, "line": mutation.start_pos[0], "operator": mutation.operator_name}
+            survived.append(
+                place | {"text": text, "old": old, "new": new, "why": reasons.get((file, text, old, new), "")}
+            )
+    total = sum(tally.values(), collections.Counter())
+    report = {"planted": total["planted"], "own": total["own"], "neighbours": total["neighbours"]}
+    return report | {"areas": {area: dict(counts) for area, counts in sorted(tally.items())}, "survived": survived}
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(judge() if sys.argv[1:] == ["--tests"] else main(sys.argv[1:]))
