@@ -150,6 +150,7 @@ processors: venv
 
 # Hours; the reports of chapter 13, which then wants `make notebook NAME=13_trust`.
 attacks: venv
+	@$(PIP) -e '.[attacks]' $(QUIETLY)
 	@for attack in flips fuzz signals; do $(PY) tools/trust.py $$attack > /dev/null || exit; done
 	@$(PY) tools/mutants.py 260 10800
 

@@ -86,7 +86,9 @@ def tests_of(file: str) -> list[str]:
         names = ("test_experiments",)
     else:
         names = (f"theory/test_{path.stem}" if path.parts[1] == "theory" else f"test_{path.stem}",)
-    recorded = () if path.stem in UNRECORDED else ("test_recorded",)  # the quickest comes first
+    recorded = (
+        ("test_refusals",) if path.stem in UNRECORDED else ("test_recorded", "test_refusals")
+    )  # the quickest first
     return [f"tests/{name}.py" for name in (*recorded, *names)]
 
 
