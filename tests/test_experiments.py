@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -286,6 +286,32 @@ def test_other_code_data_configuration_or_torch_is_another_key(monkeypatch):
     monkeypatch.setattr(jobs, "code_hash", lambda: "other")
     keys.add(cell.key())
     assert len(keys) == 6
+
+
+def test_whatever_decides_a_result_is_in_its_key(monkeypatch):
+    cell = TINY.jobs()[0]
+    own = (replace(cell, data=jobs.DataConfig(data.gaussian(6, num_classes=3, dim=4, seed=seed))) for seed in (0, 1))
+    others = [replace(cell, device="cuda"), replace(cell, class_grams=not cell.class_grams), replace(cell, seeds=(7,))]
+    others += [replace(cell, data=replace(cell.data, size=7)), *own]
+    keys = [job.key() for job in (cell, *others)]
+    monkeypatch.setattr(jobs.DataConfig, "checksum", lambda self: "a file of that name with other images")
+    assert len({*keys, cell.key()}) == 2 + len(others)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "resnet20"])
+def test_the_test_set_is_the_other_split_scaled_as_the_training_set(kind):
+    job = TINY.jobs()[0]
+    job = replace(job, network=replace(job.network, kind=kind), data=jobs.DataConfig("mnist5k", 200, test_samples=100))
+    train, test = job.load()
+    wanted = [data.load("mnist5k", count, split) for count, split in ((20, "train"), (10, "test"))]
+    if kind == "mlp":
+        flat = wanted[0].flat()
+        wanted = [flat, wanted[1].flat(like=flat)]
+    for seen, right in zip((train, test), wanted, strict=True):
+        torch.testing.assert_close(seen.x, right.x)
+        assert seen.y.tolist() == right.y.tolist()
+    every = torch.cat([train.x, test.x]).flatten(1)
+    assert len(torch.unique(every, dim=0)) == len(every) == 300  # no image is in both
 
 
 def test_comments_do_not_change_the_code_hash_and_code_does():
