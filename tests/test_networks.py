@@ -157,6 +157,53 @@ def test_resnet_shortcut_pads_and_strides():
     assert torch.equal(y[:, :16], x[:, :, ::2, ::2]) and not y[:, 16:].any()
 
 
+def plain_resnet20(parameters: dict, x: torch.Tensor, statistics: dict | None = None) -> torch.Tensor:
+    """The backbone by its formula: products of patches for convolutions, means and variances for batch norm."""
+
+    def convolution(z, name, stride):
+        w = parameters[f"{name}.weight"]
+        patches = nn.functional.unfold(z, 3, padding=1, stride=stride)
+        side = (z.shape[-1] - 1) // stride + 1
+        return (w.flatten(1) @ patches).unflatten(-1, (side, side))
+
+    def norm(z, name):
+        if statistics is None:
+            mean, variance = z.mean((0, 2, 3)), z.var((0, 2, 3), correction=0)
+        else:
+            mean, variance = statistics[f"{name}.running_mean"], statistics[f"{name}.running_var"]
+        z = (z - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+        return z * parameters[f"{name}.weight"][:, None, None] + parameters[f"{name}.bias"][:, None, None]
+
+    z = norm(convolution(x, "0", 1), "1").clamp(min=0)
+    for block in range(9):
+        name, stride = str(3 + block), 2 if block in (3, 6) else 1
+        inner = norm(convolution(z, f"{name}.conv1", stride), f"{name}.norm1").clamp(min=0)
+        inner = norm(convolution(inner, f"{name}.conv2", 1), f"{name}.norm2")
+        short = z[:, :, ::stride, ::stride]
+        empty = short.new_zeros(len(short), inner.shape[1] - short.shape[1], *short.shape[2:])
+        z = (inner + torch.cat([short, empty], 1)).clamp(min=0)
+    return z.mean((2, 3))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_backbone_is_the_one_of_the_formula(training):
+    backbone, generator = resnet().backbones[0].train(training), torch.Generator().manual_seed(0)
+    for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]:
+        own = "norm" in name or name.startswith("1.")  # scales, shifts and statistics like no others
+        if own and tensor.is_floating_point():
+            tensor.data = 0.5 + torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
+    parameters = {name: p.detach().clone().requires_grad_() for name, p in backbone.named_parameters()}
+    statistics = None if training else {name: b.clone() for name, b in backbone.named_buffers()}
+    x = inputs(5, 2, 8, 8)
+    seen, right = backbone(x), plain_resnet20(parameters, x, statistics)
+    torch.testing.assert_close(seen, right, rtol=1e-10, atol=1e-12)
+    direction = torch.randn(seen.shape, generator=generator, dtype=seen.dtype)
+    gradients = torch.autograd.grad((seen * direction).sum(), list(backbone.parameters()))
+    expected = torch.autograd.grad((right * direction).sum(), list(parameters.values()))
+    for gradient, value in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, value, rtol=1e-8, atol=1e-10)
+
+
 def test_resnet_runs():
     network, x = resnet().eval(), inputs(6, 2, 8, 8)
     layers = network.layers(x)
