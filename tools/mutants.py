@@ -9,7 +9,7 @@ two copies of the checkout. A change meets the tests and docstring examples that
 them meets the tests of its neighbours too. Type hints are left alone, and an operator of arithmetic has one other.
 
 Writes results/trust/mutants.json: what was planted, noticed, and what survived, with the reason that somebody wrote
-beside a survivor, if any; one that begins with "equivalent" says that nobody could notice it.
+beside a survivor, if any.
 """
 
 from __future__ import annotations
@@ -86,9 +86,7 @@ def tests_of(file: str) -> list[str]:
         names = ("test_experiments",)
     else:
         names = (f"theory/test_{path.stem}" if path.parts[1] == "theory" else f"test_{path.stem}",)
-    recorded = (
-        ("test_refusals",) if path.stem in UNRECORDED else ("test_recorded", "test_refusals")
-    )  # the quickest first
+    recorded = ("test_refusals",) if path.stem in UNRECORDED else ("test_recorded", "test_refusals")  # quick: first
     return [f"tests/{name}.py" for name in (*recorded, *names)]
 
 
@@ -177,7 +175,7 @@ def chosen(items: list, arguments: list[str], known: dict) -> list:
             (abs(mutation.start_pos[0] - survivor["line"]), item.job_id, item)
             for item in items
             for mutation in item.mutations
-            if (str(mutation.module_path), mutation.operator_name) == (survivor["file"], survivor["operator"])
+            if (str(mutation.module_path), mutation.operator_name) == (survivor["file"], survivor.get("operator"))
             and changed_line(mutation) == tuple(survivor[key] for key in ("text", "old", "new"))
         ]
         if not places:
