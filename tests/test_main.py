@@ -1,5 +1,6 @@
 """The command line: what it prints, what it refuses, where it leaves results."""
 
+import shlex
 import subprocess
 import sys
 
@@ -179,6 +180,6 @@ def test_a_copy_that_is_no_checkout_is_told_what_lifts_it(monkeypatch, capsys):
 
 
 def test_a_reader_that_stops_early_is_no_error():
-    command = f"{sys.executable} -m ncutils list | head -n 1; exit ${{PIPESTATUS[0]}}"
+    command = f"{shlex.quote(sys.executable)} -m ncutils list | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
