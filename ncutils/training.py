@@ -257,6 +257,7 @@ def measure_layers(network: MLP | ResNet20, data, step: int) -> list[dict]:
         >>> [(row["layer"], row["part"]) for row in rows]
         [(1, 'nonlinear'), (2, 'linear'), (3, 'linear')]
     """
+    _check_inputs(network, data)
     was_training = network.training
     network.eval()
     with torch.no_grad():
@@ -901,10 +902,22 @@ def _check_fit(network, data, config: TrainingConfig) -> None:
             raise ValueError(f"{name} must be at most {largest:.3g}, what {wanted} holds; got {getattr(config, name)}")
     if config.batch_size is not None and config.batch_size > len(data.y):
         raise ValueError(f"batch_size must be at most the {len(data.y)} samples; got {config.batch_size}")
-    if data.num_classes != network.sizes[-1]:
-        raise ValueError(f"the network has {network.sizes[-1]} outputs, the data {data.num_classes} classes")
     if isinstance(network, MLP) and data.x.ndim != 2:
         raise ValueError(f"an MLP trains on x (N, d); got {tuple(data.x.shape)}: use data.flat()")
+    _check_inputs(network, data)
+
+
+def _check_inputs(network, data) -> None:
+    """That the network takes the data's samples and has an output for each of its classes."""
+    if data.num_classes != network.sizes[-1]:
+        raise ValueError(f"the network has {network.sizes[-1]} outputs, the data {data.num_classes} classes")
+    mlp = isinstance(network, MLP)
+    shape, wanted = tuple(data.x.shape), network.sizes[0] if mlp else network.in_channels
+    if len(shape) not in ((2, 3) if mlp else (4,)) or shape[-1 if mlp else 1] != wanted:
+        asked = f"(N, {wanted}), the inputs of the network" if mlp else f"(N, {wanted}, H, W)"
+        raise ValueError(f"data.x must be {asked}; got {shape}")
+    if (weight := network.weights[0]).dtype != data.x.dtype:
+        raise ValueError(f"data.x must be {weight.dtype} as the weights are; got {data.x.dtype}")
 
 
 def _copy_run(source, target, run: int) -> None:

@@ -645,6 +645,20 @@ def test_lists_become_tuples():
         (lambda: quietly(MLP(5, 4, num_nonlinear=1, num_linear=1), small_data(torch.float32)), "4 outputs, the data 3"),
         (lambda: quietly(mlp(), small_images()), "an MLP trains on x (N, d); got (12, 2, 8, 8): use data.flat()"),
         (lambda: quietly(resnet(), small_images(), replace(CONFIG, batch_size=13)), "at most the 12 samples"),
+        (
+            lambda: quietly(MLP(5, 3, num_nonlinear=1, num_linear=2), gaussian(8, num_classes=3), CONFIG),
+            "data.x must be (N, 5), the inputs of the network; got (24, 64)",
+        ),
+        (
+            lambda: training.measure_layers(MLP(5, 3, num_nonlinear=1, num_linear=2), gaussian(8, num_classes=3), 0),
+            "data.x must be (N, 5), the inputs of the network; got (24, 64)",
+        ),
+        (
+            lambda: training.measure_layers(resnet(), gaussian(8, num_classes=3), 0),
+            "data.x must be (N, 2, H, W); got (24, 64)",
+        ),
+        (lambda: training.measure_layers(mlp(), small_data(torch.float32), 0), "data.x must be torch.float64"),
+        (lambda: training.measure_layers(mlp(), gaussian(8, num_classes=4), 0), "outputs, the data 4 classes"),
     ],
 )
 def test_training_refusals(call, words):
