@@ -733,6 +733,15 @@ def test_under_nohup_a_hangup_is_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_signal_that_other_code_listens_to_is_left_to_it(monkeypatch):
+    """Of a handler that C code installed before Python began, Python knows only that it is there."""
+    real, before = signal.getsignal, signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(signal, "getsignal", lambda number: None if number == signal.SIGTERM else real(number))
+    with RUN._stoppable(None):
+        assert real(signal.SIGTERM) == before
+    assert real(signal.SIGTERM) == before
+
+
 def test_a_new_option_of_the_training_is_added_to_one_class(monkeypatch):
     """A field of TrainingConfig can be declared, changed, swept, and is in the keys and what archives store."""
 

@@ -164,7 +164,10 @@ class Stopped(KeyboardInterrupt):
 
 
 def _signals() -> list[int]:
-    """Those that end a run; none outside the main thread, which alone is given any by Python."""
+    """Those that end a run; none outside the main thread, which alone is given any by Python.
+
+    Where ``signal.getsignal`` says None somebody's C code listens, Ray's for one; Python could not give it back.
+    """
     if threading.current_thread() is not threading.main_thread():
         return []
     return [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -177,7 +180,7 @@ def _stoppable(folder: Path | None) -> Iterator[None]:
     def stop(number, _):
         raise Stopped(number, folder)
 
-    before = {n: signal.signal(n, stop) for n in _signals() if signal.getsignal(n) != signal.SIG_IGN}
+    before = {n: signal.signal(n, stop) for n in _signals() if signal.getsignal(n) not in (signal.SIG_IGN, None)}
     try:
         yield
     except KeyboardInterrupt as interrupt:
@@ -262,7 +265,8 @@ def _ray(jobs: int, device: str) -> Iterator[Callable]:
         before = {number: signal.getsignal(number) for number in _signals()}
         ray.init(log_to_driver=False, **local)
         for number, handler in before.items():  # Ray takes SIGTERM for itself
-            signal.signal(number, handler)
+            if handler is not None:
+                signal.signal(number, handler)
     ray_joblib.register_ray()
     options = dict(ray_remote_args={"num_gpus": 1}) if device == "cuda" else {}
     try:
