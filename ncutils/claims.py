@@ -96,8 +96,8 @@ class Claim:
         where: the chapter that checks it, e.g. ``"02"``.
         scale: what was run, e.g. ``"quick: 1,000 digits, 3 seeds, CPU"``.
         verdict: one of :data:`VERDICTS`; compute it, with :func:`verdict` or :meth:`judge` for instance.
-        numbers: the few numbers it rests on: "value", "threshold", "spread", "seeds" and "distance" (in spreads)
-            where it was judged against a threshold.
+        numbers: the few numbers it rests on: "value", "below" or "above" (the threshold), "spread", "seeds" and
+            "distance" (in spreads) where it was judged against a threshold.
 
     Example:
         >>> claim = Claim("X-1", "NC1 falls.", "ours", "02", "1,000 digits", Claim.judge(0.01 < 0.1), {"NC1": 0.01})
@@ -156,7 +156,7 @@ class Claims(list):
     >>> found = Claims(where="02", scale="1,000 digits, 3 seeds")
     >>> _ = found.add("T3.1-nc1", "ours", "NC1 is below its bound.", value=0.2, below=1.0, spread=0.05, seeds=3)
     >>> found
-    [T3.1-nc1] NC1 is below its bound. -> holds (value 0.2, threshold 1, spread 0.05, distance 16, seeds 3; 1,000 digits, 3 seeds)
+    [T3.1-nc1] NC1 is below its bound. -> holds (value 0.2, below 1, spread 0.05, distance 16, seeds 3; 1,000 digits, 3 seeds)
     """  # noqa: E501
 
     def __init__(self, claims: Iterable[Claim] = (), *, where: str = "", scale: str = ""):
@@ -217,7 +217,7 @@ class Claims(list):
         else:
             said = verdict(value, below, above, spread, margin, expects)
             threshold = _threshold(below, above)
-            found = {"value": value, "threshold": threshold}
+            found = {"value": value, "above" if below is None else "below": threshold}
             if spread is not None:
                 found["spread"] = spread
             if spread:
@@ -246,7 +246,7 @@ class Claims(list):
         return {
             "text/plain": repr(self),
             "text/html": f"<table class='claims'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>",
-            MEDIA_TYPE: [{**asdict(c), "numbers": {k: _rounded(v) for k, v in c.numbers.items()}} for c in self],
+            MEDIA_TYPE: [{**asdict(c), "numbers": _shown(c)} for c in self],
         }
 
 
@@ -279,8 +279,20 @@ def _rounded(value: float, digits: int = 2) -> float:
     return float(f"{float(value):.{digits}g}")
 
 
+def _shown(claim: Claim) -> dict[str, float]:
+    """Its numbers to two digits; the threshold as it is, and the value to so many that it stays on its side."""
+    shown = {name: _rounded(value) for name, value in claim.numbers.items()}
+    for side in {"below", "above"} & set(shown):
+        asked, value = claim.numbers[side], claim.numbers.get("value", math.nan)
+        shown[side] = _rounded(asked, 6)
+        found = (_rounded(value, digits) for digits in range(2, 17))
+        if asked != value == value:
+            shown["value"] = next((v for v in found if v != asked and (v > asked) == (value > asked)), value)
+    return shown
+
+
 def _numbers(claim: Claim) -> str:
-    return ", ".join(f"{name} {_rounded(value):g}" for name, value in claim.numbers.items())
+    return ", ".join(f"{name} {value:g}" for name, value in _shown(claim).items())
 
 
 # --- what archives are asked: claims.toml

@@ -76,24 +76,23 @@ def excess(claim: Claim) -> float | None:
     """How far a claim is on the wrong side of its threshold: log10 of the ratio, negative where it holds.
 
     None where the claim is no number against a threshold (an identity, a count, a result from several conditions).
-    Which side is the right one is read off the verdict; an undecided value is taken to be asked to be small.
 
-    >>> excess(Claim("a", "", "ours", "02", "", "holds", {"value": 0.01, "threshold": 0.1}))
+    >>> excess(Claim("a", "", "ours", "02", "", "holds", {"value": 0.01, "below": 0.1}))
     -1.0
-    >>> excess(Claim("b", "", "ours", "02", "", "fails", {"value": 0.5, "threshold": 5.0}))
+    >>> excess(Claim("b", "", "ours", "02", "", "fails", {"value": 0.5, "above": 5.0}))
     1.0
     """
-    value, threshold = claim.numbers.get("value"), claim.numbers.get("threshold")
+    value, (side, threshold) = claim.numbers.get("value"), _asked(claim)
     if value is None and "worst ratio" in claim.numbers:  # of a measured value to its bound, over all that was tried
         value, threshold = claim.numbers["worst ratio"], 1.0
     if value is None or threshold is None or not (0 < value < math.inf and 0 < threshold < math.inf):
         return None
-    ratio = math.log10(value / threshold)
-    if claim.verdict == HOLDS:
-        return -abs(ratio)
-    if claim.verdict in (FAILS, AS_PREDICTED):
-        return abs(ratio)
-    return ratio
+    return math.log10(value / threshold) * (-1 if side == "above" else 1)
+
+
+def _asked(claim: Claim) -> tuple[str, float | None]:
+    """The side of its threshold that a claim asks for, and the threshold, if it is a number against one."""
+    return next(((side, claim.numbers[side]) for side in ("below", "above") if side in claim.numbers), ("below", None))
 
 
 def nearest(claims: Iterable[Claim]) -> Claim | None:
@@ -215,13 +214,13 @@ def _scales(claims: Iterable[Claim]) -> dict[str, str]:
 
 def _asked_found_distance(claim: Claim) -> tuple[str, str, str]:
     numbers = dict(claim.numbers)
-    value, threshold = numbers.pop("value", None), numbers.pop("threshold", None)
+    value, (side, threshold) = numbers.pop("value", None), _asked(claim)
+    numbers.pop(side, None)
     spread, distance, seeds = numbers.pop("spread", None), numbers.pop("distance", None), numbers.pop("seeds", None)
     rest = ", ".join(f"{name} {float(f'{number:.2g}'):g}" for name, number in numbers.items())
     if value is None or threshold is None:
         return "", rest, ""
-    right = claim.verdict in (HOLDS, UNDECIDED, TOY, IN_PART)
-    asked = f"{'<' if (value < threshold) == right else '>'} {threshold:g}"
+    asked = f"{'<' if side == 'below' else '>'} {threshold:g}"
     found = f"{value:.3g}" + (f" ± {spread:.1g}" if spread else "") + (f" ({seeds:g} runs)" if seeds else "")
     return asked, found + (f"; {rest}" if rest else ""), f"{distance:.3g} sd" if distance else ""
 

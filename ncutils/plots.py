@@ -52,13 +52,13 @@ def style() -> None:
 
 
 def figure1(frame, title: str = ""):
-    """NC1, NC2, balancedness and negativity of the last 7 layers over training (Figure 1; also Figure 4).
+    """NC1, NC2, imbalance and negativity of the last 7 layers over training (Figure 1; also Figure 4).
 
     Example:
         >>> from ncutils.experiments import load_archive
         >>> figure = figure1(load_archive("1", "cores").frame, "archived")
         >>> [axis.get_title() for axis in figure.axes]
-        ['NC1', 'NC2', 'balancedness', 'negativity (ReLU layers)']
+        ['NC1', 'NC2', 'imbalance with the next', 'negativity (ReLU layers)']
     """
     return over_training(frame, title)
 
@@ -94,7 +94,7 @@ def over_training(frame, title: str = "", last: int = 7, split: str = "train"):
     panels = (
         ("nc1", "NC1", "within / between variance", True),
         ("nc2", "NC2", "condition number of means", True),
-        ("balancedness_relative", "balancedness", "relative imbalance", True),
+        ("balancedness_relative", "imbalance with the next", "relative", True),
         ("negativity", "negativity (ReLU layers)", "cut off by ReLU / whole", False),
     )
     for axis, (column, name, unit, logarithmic) in zip(axes.flat, panels, strict=True):
@@ -246,8 +246,8 @@ def figure3(table, title: str = "", other=None, names: tuple[str, str] = ("this 
         4
     """
     panels = (
-        ("balancedness_min", "minimum balancedness", "relative imbalance", False),
-        ("balancedness_mean", "mean balancedness", "", False),
+        ("balancedness_min", "least imbalance of a pair", "relative", False),
+        ("balancedness_mean", "mean imbalance of the pairs", "", False),
         ("negativity_min", "minimum negativity", "cut off by ReLU / whole", False),
         ("negativity_mean", "mean negativity", "", False),
     )

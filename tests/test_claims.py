@@ -62,7 +62,7 @@ def test_claims_collect_what_a_chapter_found_and_the_ledger_reads_it_back(tmp_pa
     found.add("c", "ours", "C is small.", 0.2, below=1.0, toy=True, scale="smaller still")
     found.add("d", "ours", "D.", holds=False, expects="fails")
     assert [claim.verdict for claim in found] == ["holds", "holds", "toy", "fails as predicted"]
-    assert found[0].numbers == pytest.approx({"value": 0.2, "threshold": 1, "spread": 0.1, "distance": 8, "seeds": 3})
+    assert found[0].numbers == pytest.approx({"value": 0.2, "below": 1, "spread": 0.1, "distance": 8, "seeds": 3})
     assert list(found.to_frame()["scale"]) == ["toy size", "toy size", "smaller still", "toy size"]
     bundle = found._repr_mimebundle_()
     book = {"cells": [{"outputs": [{"data": json.loads(json.dumps(bundle))}]}]}
@@ -212,3 +212,17 @@ def test_questions_stand_as_the_commit_that_asked_them_wrote_them():
                 checked += 1
     if not checked:
         pytest.skip("no history here")
+
+
+def test_a_printed_number_stays_on_its_side_of_a_threshold_that_is_printed_whole():
+    found = Claims(where="02")
+    for number, (value, below) in enumerate([(1.003, 1.0), (0.99996, 1.0), (1.2, 1.25), (math.nan, 1.0), (0.3, 0.3)]):
+        found.add(f"T{number}", "ours", "A claim.", value=value, below=below, spread=0.0)
+    words = [claims._numbers(c) for c in found]
+    assert words == [
+        "value 1.003, below 1, spread 0",
+        "value 0.99996, below 1, spread 0",
+        "value 1.2, below 1.25, spread 0",
+        "value nan, below 1, spread 0",
+        "value 0.3, below 0.3, spread 0",
+    ]

@@ -15,10 +15,10 @@ def claim(id, verdict="holds", source="paper", where="06", **numbers):
 
 
 CLAIMS = [
-    claim("F4-a", value=0.01, threshold=0.1, spread=0.001, distance=90.0, seeds=3),
-    claim("F4-b", "fails", "ours", value=2.0, threshold=1.0),
+    claim("F4-a", value=0.01, below=0.1, spread=0.001, distance=90.0, seeds=3),
+    claim("F4-b", "fails", "ours", value=2.0, below=1.0),
     claim("T3.1-a", where="02", **{"worst ratio": 0.5}),
-    claim("T5.2-a", "undecided", "inferred", "04", value=0.99, threshold=1.0),
+    claim("T5.2-a", "undecided", "inferred", "04", value=0.99, below=1.0),
     claim("P5.3", where="05", steps=3.0),
     claim("Z-new", "toy", "ours", "12"),
 ]
@@ -71,3 +71,13 @@ def test_the_table_names_asked_found_distance_and_escapes_words():
     assert "<x>" not in table and "About F4-a &lt;x&gt;." in table
     assert "&gt;" not in re.search(r"id='claim-F4-b'.*?</tr>", table)[0].split("data-head='asked'")[1][:12]
     assert table.count("<tr id=") == len(CLAIMS) and "<dt>Q1</dt>" in table
+
+
+@pytest.mark.parametrize("verdict", ["holds", "fails", "fails as predicted", "undecided", "toy"])
+@pytest.mark.parametrize("value", [0.5, 2.0])
+def test_what_is_asked_does_not_depend_on_the_verdict(verdict, value):
+    """A toy beyond its threshold, and an undecided one, used to be shown as if they had asked for the other side."""
+    for side, sign in (("below", "&lt;"), ("above", "&gt;")):
+        given = claim("F2-a", verdict, value=value, **{side: 1.0})
+        assert f"data-head='asked'>{sign} 1<" in ledger.full_table([given])
+        assert (ledger.excess(given) > 0) == ((value > 1) == (side == "below"))

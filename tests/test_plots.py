@@ -58,7 +58,12 @@ def band(axis, number=0):
 @pytest.mark.parametrize("draw", [plots.figure1, plots.figure4])
 def test_figures_over_training(draw):
     figure = draw(history(), "quick: a size")
-    assert [axis.get_title() for axis in figure.axes] == ["NC1", "NC2", "balancedness", "negativity (ReLU layers)"]
+    assert [axis.get_title() for axis in figure.axes] == [
+        "NC1",
+        "NC2",
+        "imbalance with the next",
+        "negativity (ReLU layers)",
+    ]
     nc1, nc2, balancedness, negativity = figure.axes
     assert len(nc1.lines) == len(nc2.lines) == 7  # the last 7 layers
     assert len(balancedness.lines) == 6  # the last layer has no next one
@@ -107,7 +112,12 @@ def test_figure_2_and_5_against_depth():
 def test_figure_3_against_the_number_of_nonlinear_layers():
     figure = plots.figure3(ends(), "quick")
     titles = [axis.get_title() for axis in figure.axes]
-    assert titles == ["minimum balancedness", "mean balancedness", "minimum negativity", "mean negativity"]
+    assert titles == [
+        "least imbalance of a pair",
+        "mean imbalance of the pairs",
+        "minimum negativity",
+        "mean negativity",
+    ]
     assert not figure.legends  # one result needs no legend
     np.testing.assert_allclose(band(figure.axes[1])[2], np.array([1, 2, 4]) + 0.5 + 0.5 * np.sqrt(2))
 

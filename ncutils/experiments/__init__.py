@@ -22,9 +22,9 @@ Three profiles hold three sizes of the paper's figures:
 
 - ``quick``: the bundled digits, minutes on two CPU cores; what the pages run live;
 - ``cores``: what two cores can, which is not the paper's scale: all 60,000 digits for the MLPs, on schedules that cover
-  the paper's *flow time* (below) with fewer seeds and set-ups than the paper; for the ResNet20s a thousand shrunken
-  images, larger weight decays and less flow time;
-- ``paper``: the paper's data, numbers of set-ups and of seeds; for a GPU.
+  the paper's *flow time* (below), some with fewer seeds and set-ups than the paper; for the ResNet20s one or two
+  thousand images, most of them shrunken, larger weight decays and less flow time;
+- ``paper``: the paper's data, numbers of set-ups and of seeds; hours of two cores for an MLP, a GPU for the ResNet20s.
 
 Flow time is the sum over all steps of the effective step size lr / (1 - momentum): the time t up to which gradient
 descent follows the gradient flow. The paper's MLPs take 10,000 epochs of lr 0.001 (inferred; momentum unknown, taken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -103,13 +104,17 @@ def label(result) -> str:
 
 @checked(frame=table("step", "diverged", "split"))
 def final(frame, split: str = "train"):
-    """The rows at the end of training, of the runs that did not diverge.
+    """The rows at the end of training, of the runs that did not diverge; warns of those that did.
 
     Example:
         >>> from ncutils.experiments import load_archive
         >>> final(load_archive("1", "cores").frame)["step"].unique().tolist()
         [9360]
     """
+    names = [name for name in ("setup", "depth", "run", "seed") if name in frame]
+    if names and frame["diverged"].any():
+        gone = frame.groupby(names)["diverged"].any()
+        warnings.warn(f"{gone.sum()} of {len(gone)} runs diverged and are left out", stacklevel=3)
     return frame[(frame["step"] == frame["step"].max()) & ~frame["diverged"] & (frame["split"] == split)]
 
 
