@@ -145,12 +145,12 @@ def same(a: str, b: str) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def changed_line(mutation) -> tuple[str, str, str]:
-    """The line that a mutation changes, and the piece of it before and after."""
+def changed_line(mutation, root: Path = ROOT) -> tuple[str, str, str]:
+    """The line that a mutation changes, and the piece of it before and after; root: of the files it was made in."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
-    source = (ROOT / mutation.module_path).read_text(encoding="utf-8")
+    source = (root / mutation.module_path).read_text(encoding="utf-8")
     operator = get_operator(mutation.operator_name)(**mutation.operator_args)
     mutated = mutate_code(source, operator, mutation.occurrence)
     start = same(source, mutated)
@@ -215,7 +215,7 @@ def main(arguments: list[str]) -> int:
         for tree in trees:
             with use_db(tree / "mutants.sqlite", WorkDB.Mode.open) as session:
                 outcomes.update(session.results)
-    report = tallied(plan, outcomes, reasons)
+        report = tallied(plan, outcomes, reasons, trees[0] / PRISTINE)  # the checkout may have gone on meanwhile
     report |= {"possible": len(items), "seconds": round(time.time() - start)}
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     REPORT.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -223,7 +223,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def tallied(plan: list, outcomes: dict, reasons: dict) -> dict:
+def tallied(plan: list, outcomes: dict, reasons: dict, root: Path) -> dict:
     """The report of the changes that were tried."""
     tally: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     survived = []
@@ -238,7 +238,7 @@ def tallied(plan: list, outcomes: dict, reasons: dict) -> dict:
         area = mutation.module_path.parts[1].removesuffix(".py")
         tally[area].update(planted=1, **({by: 1} if result.is_killed else {}))
         if not result.is_killed:
-            text, old, new = changed_line(mutation)
+            text, old, new = changed_line(mutation, root)
             place = {"file": file, "line": mutation.start_pos[0], "operator": mutation.operator_name}
             survived.append(
                 place | {"text": text, "old": old, "new": new, "why": reasons.get((file, text, old, new), "")}
