@@ -71,6 +71,13 @@ def test_the_limit_needs_the_decay_to_vanish():
     assert corollary_5_2_limit([10**4], lambda depth: 0.1, **case)[0] == (math.inf, math.inf, -1.0)
 
 
+def test_the_shortest_head_is_one_layer():
+    case = {"rms": 1.0, "reference": 4.0, "classes": 2, "samples": 20, "nonlinear": 1}
+    assert len(corollary_5_2_limit([1, 2], lambda depth: 1e-4, **case)) == 2
+    with pytest.raises(ValueError, match="depths"):
+        corollary_5_2_limit([0], lambda depth: 1e-4, **case)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.floats(1.0, 5.0), st.floats(0.0, 0.2), st.integers(2, 5), seeds)
 def test_a_balanced_head_with_k_and_e_obeys_the_bounds(k, e, classes, seed):

@@ -173,6 +173,20 @@ def features_of(nonlinear, x):
     return x
 
 
+def test_features_as_long_as_their_bound_may_round_up():
+    """One direction, no activation: the third hypothesis holds with equality, on either side of it in floating point."""
+    for scale in (1.0, 0.1, 3.7, 1e-3):
+        x = torch.zeros(4, 2, dtype=torch.float64)
+        x[:2, 0] = torch.tensor([scale, 0.3])
+        nonlinear = [torch.tensor([[1.7, 0.0], [0.0, 0.0]], dtype=torch.float64)] * 3
+        features = x
+        for w in nonlinear:
+            features = features @ w.T
+        head = LinearHead([torch.eye(2, dtype=torch.float64)] * 2, features, torch.tensor([0, 0, 1, 1]))
+        check = theorem_5_2_a_priori(head, nonlinear_weights=nonlinear, x=x, weight_decay=0.1)
+        assert check.hypotheses[2].holds, scale
+
+
 @settings(max_examples=40, deadline=None)
 @given(seeds, st.sampled_from([0.0, 0.003, 0.01]), st.sampled_from([1e-2, 0.05]))
 def test_a_priori_bound(seed, noise, weight_decay):
