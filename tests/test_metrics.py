@@ -556,3 +556,9 @@ def test_statistics_refuse_features_of_another_shape():
     for label in (-1, 3):
         with pytest.raises(ValueError, match=r"labels must be 0..2"):
             seen.spread_along(torch.ones(1, 2), torch.zeros(4, 2), torch.full((4,), label))
+
+
+def test_a_sample_nearest_to_a_later_class_is_as_wrong_as_one_nearest_to_an_earlier():
+    z = torch.tensor([0.0, 0.0, 0.0, 9.0, 10.0, 10.0, 10.0, 1.0])[:, None]
+    y = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    assert metrics.ncc_accuracy(z, y).item() == metrics.ncc_accuracy(z, 1 - y).item() == 6 / 8
