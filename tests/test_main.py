@@ -183,3 +183,13 @@ def test_a_reader_that_stops_early_is_no_error():
     command = f"{shlex.quote(sys.executable)} -m ncutils list | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "begins"), [("list", "List the figures, their profiles"), ("cost", "Estimate what a figure takes")]
+)
+def test_a_commands_own_help_says_what_it_does_in_a_sentence(command, begins, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert f" {begins}" in words and f"{begins[0]}{begins[0].lower()}{begins[1:]}" not in words
