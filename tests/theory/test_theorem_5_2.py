@@ -174,7 +174,7 @@ def features_of(nonlinear, x):
 
 
 def test_features_as_long_as_their_bound_may_round_up():
-    """One direction, no activation: the third hypothesis holds with equality, on either side of it in floating point."""
+    """One direction, no activation: the third hypothesis holds with equality, up to rounding."""
     for scale in (1.0, 0.1, 3.7, 1e-3):
         x = torch.zeros(4, 2, dtype=torch.float64)
         x[:2, 0] = torch.tensor([scale, 0.3])
