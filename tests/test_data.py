@@ -585,6 +585,18 @@ def npm(tiny, tmp_path, monkeypatch):
     return SimpleNamespace(calls=calls, publish=publish, content=content)
 
 
+def test_the_known_counts_add_up():
+    """Sets that are not here are compared with these counts elsewhere; a number of them mistyped is noticed here."""
+    sizes = {name: (sum(known.train), sum(known.test)) for name, known in fetch.KNOWN.items()}
+    assert sizes == {
+        "mnist5k": (4_000, 1_000),
+        "mnist": (60_000, 10_000),
+        "fashion_mnist": (60_000, 10_000),
+        "cifar10": (50_000, 10_000),
+    }
+    assert all(len(known.train) == len(known.test) == 10 for known in fetch.KNOWN.values())
+
+
 def test_fetch_through_torchvisions_addresses(mirror, tiny, tmp_path, npm, capsys):
     assert fetch.fetch(["mnist"], tmp_path) == [tmp_path / "mnist.npz"]
     assert "mnist: 30 + 10 images from torchvision's addresses, verified" in capsys.readouterr().out
