@@ -1,7 +1,7 @@
 """Plant single changes in the library, one at a time, and see whether the tests notice: mutation testing by Cosmic Ray.
 
     python tools/mutants.py [COUNT] [SECONDS] [WORD ...]    default: 80 changes, at most an hour
-    python tools/mutants.py --again                         the survivors of the report, tried once more
+    python tools/mutants.py --again                         the survivors of the report, tried with the tests of now
 
 Cosmic Ray (pip install -e '.[attacks]') finds the changes, makes them and keeps the outcomes. COUNT of them are drawn
 with a fixed seed, of the files whose path holds one of the words (of all, where none is given), and divided between
@@ -9,7 +9,8 @@ two copies of the checkout. A change meets the tests and docstring examples that
 them meets the tests of its neighbours too. Type hints are left alone, and an operator of arithmetic has one other.
 
 Writes results/trust/mutants.json: what was planted, noticed, and what survived, with the reason that somebody wrote
-beside a survivor, if any.
+beside a survivor, if any. `--again` leaves these counts as they were and says of each survivor whether it is noticed
+now.
 """
 
 from __future__ import annotations
@@ -215,11 +216,18 @@ def main(arguments: list[str]) -> int:
         for tree in trees:
             with use_db(tree / "mutants.sqlite", WorkDB.Mode.open) as session:
                 outcomes.update(session.results)
-        report = tallied(plan, outcomes, reasons, trees[0] / PRISTINE)  # the checkout may have gone on meanwhile
-    report |= {"possible": len(items), "seconds": round(time.time() - start)}
+        if "--again" in arguments:
+            report = known
+            for survivor, item in zip(report["survived"], plan, strict=True):
+                if item.job_id in outcomes:
+                    survivor["noticed since"] = bool(outcomes[item.job_id].is_killed)
+        else:
+            report = tallied(plan, outcomes, reasons, trees[0] / PRISTINE)  # the checkout may have gone on meanwhile
+            report |= {"possible": len(items), "seconds": round(time.time() - start)}
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     REPORT.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{report['planted'] - len(report['survived'])} of {report['planted']} noticed in {report['seconds']} s")
+    since = sum(survivor.get("noticed since", False) for survivor in report["survived"])
+    print(f"{report['planted'] - len(report['survived'])} of {report['planted']} noticed, {since} more since")
     return 0
 
 
