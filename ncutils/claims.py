@@ -137,6 +137,12 @@ class Claim:
         >>> Claim.decide((0.5, 0.1), (0.9, 0.0), below=0.8)
         'holds in part'
         """
+        if not found or (below == math.inf and above == -math.inf):
+            raise ValueError(f"found must hold a result, and below or above be finite; got {found}, {below}, {above}")
+        if bad := [spread for _, spread in found if not spread >= 0]:
+            raise ValueError(f"spread must be at least 0; got {bad[0]}")
+        if not all(math.isfinite(value) for value, _ in found):
+            return UNDECIDED
         distances = [(min(below - value, value - above), spread) for value, spread in found]
         holds = [distance > 0 and distance >= spread for distance, spread in distances]
         fails = [not distance > 0 and not -distance < spread for distance, spread in distances]
@@ -510,7 +516,13 @@ def read_questions(path: str | os.PathLike | None = None) -> list[dict]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path}: must be a readable TOML file ({error})") from error
+    if unknown := sorted(set(content) - {"version", "claim", "commits"}):
+        raise ValueError(f"{path}: unknown table {unknown[0]!r}; expected claim, commits")
+    if content.get("version", 1) != 1:
+        raise ValueError(f"{path}: version must be 1; got {content['version']!r}")
     rows, commits = content.get("claim", []), content.get("commits", {})
+    if not rows or not isinstance(rows, list):
+        raise ValueError(f"{path}: must hold at least one [[claim]]; got {rows!r}")
     seen: set[str] = set()
     for number, row in enumerate(rows, start=1):
         at = f"{path}: claim {row.get('id', f'number {number}')}"
@@ -550,6 +562,7 @@ def judge_archives(
 
     Returns:
         One claim a question, its numbers the value (mean over runs), threshold, spread, distance in spreads and runs.
+        Undecided, with NaN for a value, where a run diverged or a number is not finite.
 
     Raises:
         ValueError: as :func:`read_questions`, and an archive that is missing or does not hold what is asked, by name.
@@ -577,20 +590,35 @@ def judge_archives(
         if not count:
             raise ValueError(f"{at}: the archive must hold {row['quantity']!r}; got no finite value")
         value, margin, expects = float(values.mean()), row.get("margin", 1.0), row.get("expects", HOLDS)
+        sound = _whole(frame) and all(map(math.isfinite, values))
         found.add(
             row["id"],
             row["source"],
             f"{row['quantity'][0].upper()}{row['quantity'][1:]} is {_asked(row)}.",
-            value,
+            value if sound else math.nan,
             below=row.get("below"),
             above=row.get("above"),
-            spread=float(values.std()) if count > 1 else None,
+            spread=float(values.std()) if count > 1 and sound else None,
             seeds=count,
             margin=margin,
             expects=expects,
             scale=experiments.label(frame) + (f"; asked in {row['commit']}" if row["commit"] else ""),
         )
     return found
+
+
+def _whole(frame) -> bool:
+    """Whether no run diverged, and every layer has the numbers at the end that its place gives it."""
+    if frame["diverged"].any():
+        return False
+    end = frame[(frame["step"] == frame["step"].max()) & (frame["split"] == "train") & (frame["layer"] >= 1)]
+    last = end["num_nonlinear"] + end["num_linear"]
+    return bool(
+        end[["nc1", "nc2", "accuracy"]].notna().all(axis=None)
+        and end.loc[end["layer"] < last, "balancedness_relative"].notna().all()
+        and end.loc[end["layer"] == last - 1, "nc3"].notna().all()
+        and len(end) == last.groupby([end["setup"], end["num_nonlinear"], end["num_linear"], end["run"]]).first().sum()
+    )
 
 
 def _asked(row: dict) -> str:

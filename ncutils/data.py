@@ -147,8 +147,14 @@ class Dataset:
         return replace(self, x=F.interpolate(self.x, size=(size, size), mode="area"))
 
     def checksum(self) -> str:
-        """16 hex digits of the SHA-256 of shape, values (as float32) and labels: names a result's data."""
-        parts = (self.x.to("cpu", torch.float32), self.y.to("cpu", torch.int64))
+        """16 hex digits of the SHA-256 of shape, values and labels: names a result's data.
+
+        Values as float32, unless they are float64 that single precision would round.
+        """
+        x = self.x.detach().cpu()
+        single = x.to(torch.float32)
+        exact = x.dtype != torch.float64 or bool((single.double() == x).all())
+        parts = (single if exact else x, self.y.to("cpu", torch.int64))
         whole = (np.ascontiguousarray(part.numpy()).tobytes() for part in parts)
         return _files.digest(f"{tuple(self.x.shape)} {self.num_classes}", *whole)
 

@@ -226,3 +226,77 @@ def test_a_printed_number_stays_on_its_side_of_a_threshold_that_is_printed_whole
         "value nan, below 1, spread 0",
         "value 0.3, below 0.3, spread 0",
     ]
+
+
+@pytest.mark.parametrize("column", ["nc1", "nc2", "balancedness_relative"])
+def test_an_archive_with_a_hole_decides_nothing(column):
+    """Without the numbers of Z_{L-1} the layer below used to be judged in its place."""
+    frame = experiments.archive("4", "cores").copy()
+    frame.attrs = experiments.archive("4", "cores").attrs
+    end, last = frame["step"] == frame["step"].max(), frame["layer"].max()
+    frame.loc[end & (frame["layer"] == last - 1), column] = math.nan
+    for found in judge_archives(ROOT / "claims.toml", {("4", "paper"): frame}, missing="skip"):
+        assert found.verdict == "undecided" and math.isnan(found.numbers["value"])
+
+
+def test_an_archive_with_a_diverged_run_or_an_infinite_number_decides_nothing():
+    whole = experiments.archive("4", "cores")
+    frame = whole.assign(diverged=whole["run"] > 0)
+    frame.attrs = whole.attrs
+    with pytest.warns(UserWarning, match="4 of 5 runs diverged"):
+        found = judge_archives(ROOT / "claims.toml", {("4", "paper"): frame}, missing="skip")
+    assert {c.verdict for c in found} == {"undecided"}
+    frame = whole.assign(nc2=whole["nc2"].where(whole["layer"] != 8, math.inf))
+    frame.attrs = whole.attrs
+    rows = {c.id: c for c in judge_archives(ROOT / "claims.toml", {("4", "paper"): frame}, missing="skip")}
+    assert rows["F4P-nc2-last"].verdict == "undecided" and rows["F4P-nc1-head"].verdict != "undecided"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("version = 1\n[[claims]]\nid = 'a'\n", "unknown table 'claims'"),
+        ("version = 99\n", "version must be 1; got 99"),
+        ("version = 1\n", r"must hold at least one \[\[claim\]\]; got \[\]"),
+        ("version = 1\nclaim = 3\n", "must hold at least one"),
+    ],
+)
+def test_a_file_that_asks_nothing_is_refused(tmp_path, content, words):
+    (tmp_path / "claims.toml").write_text(content)
+    with pytest.raises(ValueError, match=words):
+        read_questions(tmp_path / "claims.toml")
+
+
+def test_deciding_on_nothing_is_refused_and_nan_decides_nothing():
+    decide = claims.Claim.decide
+    assert decide((math.nan, 0.1), below=1) == "undecided"
+    assert decide((0.5, 0.0), (math.nan, 0.0), below=1) == "undecided"
+    assert decide((2.0, 0.1), below=1) == "fails" and decide((2.0, 0.1), above=1) == "holds"
+    assert decide((1.0, 0.0), below=1) == "fails" and decide((0.8, 0.1), below=1) == "holds"
+    for found, options, words in (
+        ((), {"below": 1}, "found must hold a result"),
+        (((5, 0.1),), {}, "below or above be finite"),
+        (((0.99, -5),), {"below": 1}, "spread must be at least 0; got -5"),
+        (((math.nan, math.nan),), {"below": 1}, "spread must be at least 0; got nan"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            decide(*found, **options)
+
+
+def test_every_question_was_committed_before_its_archive():
+    """By the history, where there is one: the commit that asked is an ancestor of the one that added the table."""
+    if subprocess.run(["git", "rev-parse", "--verify", "-q", "HEAD~1"], cwd=ROOT, capture_output=True).returncode:
+        pytest.skip("no git history here")
+
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+    archived = set(experiments.archived())
+    pairs = {(row["commit"], f"{row['figure']}-{row['profile']}") for row in read_questions()
+             if (row["figure"], row["profile"]) in archived}  # fmt: skip
+    assert pairs
+    for asked, name in sorted(pairs):
+        added = git("log", "--diff-filter=A", "--format=%H", "--", f"results/{name}.parquet").stdout.split()
+        if not added or git("cat-file", "-e", asked).returncode:
+            pytest.skip("a shallow history")
+        assert git("merge-base", "--is-ancestor", asked, added[-1]).returncode == 0, (asked, name)

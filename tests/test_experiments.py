@@ -768,3 +768,49 @@ def test_flow_time_of_data_of_ones_own(batch_size):
     )  # fmt: skip
     result = run(spec)
     assert result.flow_time().max() == pytest.approx(spec.flow_time)
+
+
+def own_data(samples, precision="float32"):
+    return experiments.declare(
+        figure="own", data=samples, nonlinear=1, linear=2, width=6, lr=0.02, weight_decay=0.001, epochs=3,
+        batch_size=6, warmup_steps=2, measurements=2, precision=precision,
+    )  # fmt: skip
+
+
+def test_data_changed_in_place_are_other_data(cache):
+    """A key taken before the change used to name what was computed after it."""
+    samples = data.gaussian(6, num_classes=3, dim=4)
+    before = own_data(samples)
+    experiments.progress(before)
+    kept = before.jobs()[0].key()
+    samples.x.mul_(0.1)
+    assert own_data(samples).jobs()[0].key() == before.jobs()[0].key() != kept
+    changed = run(own_data(samples))
+    samples.x.copy_(data.gaussian(6, num_classes=3, dim=4).x)
+    assert own_data(samples).jobs()[0].key() == kept
+    assert not np.allclose(run(own_data(samples))["nc1"], changed["nc1"])
+
+
+def test_data_that_single_precision_cannot_tell_apart_have_keys_of_their_own():
+    draw = torch.Generator().manual_seed(0)
+    first, second = (
+        replace(
+            data.gaussian(6, num_classes=3, dim=4),
+            x=1 + 1e-9 * torch.randn(18, 4, generator=draw, dtype=torch.float64),
+        )
+        for _ in range(2)
+    )
+    assert first.checksum() != second.checksum()
+    assert own_data(first, "float64").jobs()[0].key() != own_data(second, "float64").jobs()[0].key()
+    exact = data.gaussian(6, num_classes=3, dim=4)
+    assert exact.to(dtype=torch.float64).checksum() == exact.checksum()
+
+
+def test_a_result_of_other_code_than_the_files_hold_is_not_archived(cache, tmp_path, monkeypatch):
+    """A sweep of days and a commit meanwhile: the archive would name a commit that did not make it."""
+    result = run(TINY)
+    monkeypatch.setattr(ARCHIVE, "check_committed", lambda: None)
+    monkeypatch.setattr(jobs, "code_on_disk", lambda: "0" * 16)
+    with pytest.raises(ValueError, match="result must come from the code that is checked out, 0{16}; got one of"):
+        experiments.save_archive(result, tmp_path)
+    assert not list(tmp_path.glob("*.parquet"))

@@ -115,13 +115,15 @@ def source_lines(path: Path) -> list[int]:
 
 
 def dependencies(code: str, root: Path = ROOT) -> list[Path]:
-    """Files whose contents can change what `code` prints: the library (`theory` where named), archives, reports."""
+    """Files whose contents can change what `code` prints: library (`theory` where named), archives, questions, reports."""
     package = root / PACKAGE
     files = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     if not re.search(r"\b(theory|certify)\b", code):
         files = [path for path in files if package / "theory" not in path.parents]
     if re.search(r"archive|results_dir", code):
         files += [path for path in (root / "results").glob("*") if path.is_file()]
+    if re.search(r"judge_archives|read_questions", code):
+        files.append(root / "claims.toml")
     if re.search(r"\btrust\b", code):
         files += (root / "results" / "trust").glob("*")
     return sorted(files)

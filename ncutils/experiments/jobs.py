@@ -31,11 +31,17 @@ COLUMNS = (
 )
 STORED = {"mnist5k": 4000, "cifar10_small": 800, "mnist": 60000, "fashion_mnist": 60000, "cifar10": 50000}
 NETWORKS = ("mlp", "resnet20")
+
+
+def code_on_disk() -> str:
+    """16 hex digits of the code behind a result as the files hold it now."""
+    paths = [PACKAGE / name for name in CODE if (PACKAGE / name).exists()]
+    return _files.digest(*(_files.syntax(path.read_text(encoding="utf-8")) for path in paths))
+
+
 # Read when this module is imported, for what computes is what was imported: a kernel whose files are edited later
 # must not store the old code's results under the new code's key.
-_CODE_HASH = _files.digest(
-    *(_files.syntax((PACKAGE / name).read_text(encoding="utf-8")) for name in CODE if (PACKAGE / name).exists())
-)
+_CODE_HASH = code_on_disk()
 
 Own = Dataset | tuple | Callable
 
@@ -358,26 +364,41 @@ def _first(samples: Dataset, count: int) -> Dataset:
     return replace(samples, x=samples.x[index], y=samples.y[index])
 
 
-@functools.lru_cache(maxsize=1)
+def _named_alone(function):
+    """Keep the last result for a named set. Tensors of your own can change in place: they are looked at every time."""
+    kept = functools.lru_cache(maxsize=1)(function)
+
+    @functools.wraps(function)
+    def call(config: DataConfig, *rest):
+        return (kept if isinstance(config.source, str) else function)(config, *rest)
+
+    return call
+
+
+@_named_alone
 def _flat(config: DataConfig, dtype: torch.dtype) -> tuple[Dataset, Dataset | None]:
     train, test = _images(config, dtype)
     flat = train.flat()
     return flat, None if test is None else test.flat(like=flat)
 
 
-@functools.lru_cache(maxsize=1)
-def _images(config: DataConfig, dtype: torch.dtype) -> tuple[Dataset, Dataset | None]:
+@_named_alone
+def _images(config: DataConfig, dtype: torch.dtype | None) -> tuple[Dataset, Dataset | None]:
+    """Training and test set, of that type; None leaves tensors of your own in theirs."""
     if isinstance(config.source, str):
-        train = data.load(config.source, _per_class(config.source, config.count), "train", dtype=dtype)
+        kind = dtype or torch.float32
+        train = data.load(config.source, _per_class(config.source, config.count), "train", dtype=kind)
         count = config.test_samples // 10
-        test = data.load(config.source, count, "test", dtype=dtype) if config.test_samples else None
+        test = data.load(config.source, count, "test", dtype=kind) if config.test_samples else None
     else:
         made = config.source() if callable(config.source) else config.source
         parts = made if isinstance(made, tuple) else (made, None)
         if len(parts) != 2 or not all(isinstance(p, Dataset) for p in parts[: 1 + (parts[-1] is not None)]):
             raise TypeError(f"data must be a Dataset, a pair of them or a function returning either; got {made!r}")
-        train, test = parts[0].checked().to(dtype=dtype), parts[1]
-        test = None if test is None else test.checked().to(dtype=dtype)
+        train, test = parts[0].checked(), parts[1]
+        test = None if test is None else test.checked()
+        if dtype is not None:
+            train, test = train.to(dtype=dtype), None if test is None else test.to(dtype=dtype)
     if config.size is not None:
         train, test = train.downsample(config.size), None if test is None else test.downsample(config.size)
     return train, test
@@ -391,6 +412,12 @@ def _per_class(name: str, samples: int) -> int | str:
     return samples // 10
 
 
-@functools.cache
 def _checksum(config: DataConfig) -> str:
+    if isinstance(config.source, str):
+        return _checksum_of_named(config)
+    return _files.digest(*("-" if part is None else part.checksum() for part in _images(config, None)))
+
+
+@functools.cache
+def _checksum_of_named(config: DataConfig) -> str:
     return _files.digest(*("-" if part is None else part.checksum() for part in _images(config, torch.float32)))
