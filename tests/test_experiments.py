@@ -811,6 +811,6 @@ def test_a_result_of_other_code_than_the_files_hold_is_not_archived(cache, tmp_p
     result = run(TINY)
     monkeypatch.setattr(ARCHIVE, "check_committed", lambda: None)
     monkeypatch.setattr(jobs, "code_on_disk", lambda: "0" * 16)
-    with pytest.raises(ValueError, match="result must come from the code that is checked out, 0{16}; got one of"):
+    with pytest.raises(ValueError, match=r"result must come from the code that is checked out, 0{16}; got one of"):
         experiments.save_archive(result, tmp_path)
     assert not list(tmp_path.glob("*.parquet"))

@@ -156,9 +156,9 @@ def changed_line(mutation, root: Path = ROOT) -> tuple[str, str, str]:
     mutated = mutate_code(source, operator, mutation.occurrence)
     start = same(source, mutated)
     end = same(source[start:][::-1], mutated[start:][::-1])
-    while re.match(r"[\w.]", source[start - 1]):  # whole words and numbers
+    while re.match(r"[\w.<>=!]", source[start - 1]):  # whole words, numbers, comparisons
         start -= 1
-    while end and re.match(r"[\w.]", source[-end]):
+    while end and re.match(r"[\w.<>=!]", source[-end]):
         end -= 1
     text = source.splitlines()[mutation.start_pos[0] - 1].strip()
     return text, source[start : len(source) - end].strip(), mutated[start : len(mutated) - end].strip()

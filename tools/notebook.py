@@ -115,7 +115,7 @@ def source_lines(path: Path) -> list[int]:
 
 
 def dependencies(code: str, root: Path = ROOT) -> list[Path]:
-    """Files whose contents can change what `code` prints: library (`theory` where named), archives, questions, reports."""
+    """Files whose contents can change what `code` prints: the library, archives, questions, reports, where named."""
     package = root / PACKAGE
     files = [path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     if not re.search(r"\b(theory|certify)\b", code):
