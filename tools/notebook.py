@@ -123,7 +123,7 @@ def dependencies(code: str, root: Path = ROOT) -> list[Path]:
     if re.search(r"archive|results_dir", code):
         files += [path for path in (root / "results").glob("*") if path.is_file()]
     if re.search(r"judge_archives|read_questions", code):
-        files.append(root / "claims.toml")
+        files += root.glob("claims.toml")
     if re.search(r"\btrust\b", code):
         files += (root / "results" / "trust").glob("*")
     return sorted(files)
