@@ -221,7 +221,8 @@ def test_a_chapter_is_executed_once_then_merged_then_executed_again(project, cap
     assert notebook.refresh("01_a", options) == "up to date"
     assert target.read_bytes() == first
     assert notebook.refresh("01_a", options, force=True) == "executed"
-    assert target.read_bytes() == first  # byte for byte
+    untimed = [re.sub(rb'("quick-cpu": )[0-9.]+', rb"\1", content) for content in (target.read_bytes(), first)]
+    assert untimed[0] == untimed[1]  # byte for byte, but for the seconds it took, which a busy machine stretches
 
     path.write_text(path.read_text().replace("Prose.", "Better prose."))
     assert "prose" in notebook.differences("01_a", options)[0]
