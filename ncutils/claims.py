@@ -572,6 +572,7 @@ def judge_archives(
     if missing not in ("error", "skip"):
         raise ValueError(f"missing must be 'error' or 'skip'; got {missing!r}")
     rows, frames, found = read_questions(path), dict(archives or {}), Claims(where=where)
+    whole: dict[tuple[str, str], bool] = {}
     for row in rows:
         key = (row["figure"], row["profile"])
         at = f"{path or _files.claims_file()}: claim {row['id']}"
@@ -590,7 +591,9 @@ def judge_archives(
         if not count:
             raise ValueError(f"{at}: the archive must hold {row['quantity']!r}; got no finite value")
         value, margin, expects = float(values.mean()), row.get("margin", 1.0), row.get("expects", HOLDS)
-        sound = _whole(frame) and all(map(math.isfinite, values))
+        if key not in whole:
+            whole[key] = _whole(frame)
+        sound = whole[key] and all(map(math.isfinite, values))
         found.add(
             row["id"],
             row["source"],

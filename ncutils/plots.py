@@ -233,7 +233,7 @@ figure5 = figure2
     names=pair(text),
 )
 def figure3(table, title: str = "", other=None, names: tuple[str, str] = ("this run", "archive")):
-    """Least and mean balancedness, least and mean negativity of the head's non-linear layers against their number.
+    """Least and mean imbalance, least and mean negativity of the head's non-linear layers against their number.
 
     Args:
         table: of :func:`ncutils.experiments.nonlinear_head`.
@@ -246,8 +246,8 @@ def figure3(table, title: str = "", other=None, names: tuple[str, str] = ("this 
         4
     """
     panels = (
-        ("balancedness_min", "least imbalance of a pair", "relative", False),
-        ("balancedness_mean", "mean imbalance of the pairs", "", False),
+        ("balancedness_min", "least imbalance", "relative", False),
+        ("balancedness_mean", "mean imbalance", "", False),
         ("negativity_min", "minimum negativity", "cut off by ReLU / whole", False),
         ("negativity_mean", "mean negativity", "", False),
     )

@@ -112,12 +112,7 @@ def test_figure_2_and_5_against_depth():
 def test_figure_3_against_the_number_of_nonlinear_layers():
     figure = plots.figure3(ends(), "quick")
     titles = [axis.get_title() for axis in figure.axes]
-    assert titles == [
-        "least imbalance of a pair",
-        "mean imbalance of the pairs",
-        "minimum negativity",
-        "mean negativity",
-    ]
+    assert titles == ["least imbalance", "mean imbalance", "minimum negativity", "mean negativity"]
     assert not figure.legends  # one result needs no legend
     np.testing.assert_allclose(band(figure.axes[1])[2], np.array([1, 2, 4]) + 0.5 + 0.5 * np.sqrt(2))
 

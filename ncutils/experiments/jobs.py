@@ -391,7 +391,7 @@ def _images(config: DataConfig, dtype: torch.dtype | None) -> tuple[Dataset, Dat
         count = config.test_samples // 10
         test = data.load(config.source, count, "test", dtype=kind) if config.test_samples else None
     else:
-        made = config.source() if callable(config.source) else config.source
+        made = _called(config.source) if callable(config.source) else config.source
         parts = made if isinstance(made, tuple) else (made, None)
         if len(parts) != 2 or not all(isinstance(p, Dataset) for p in parts[: 1 + (parts[-1] is not None)]):
             raise TypeError(f"data must be a Dataset, a pair of them or a function returning either; got {made!r}")
@@ -402,6 +402,12 @@ def _images(config: DataConfig, dtype: torch.dtype | None) -> tuple[Dataset, Dat
     if config.size is not None:
         train, test = train.downsample(config.size), None if test is None else test.downsample(config.size)
     return train, test
+
+
+@functools.lru_cache(maxsize=1)
+def _called(source: Callable):
+    """What the function returns: it may load something large, and is asked for by every job."""
+    return source()
 
 
 def _per_class(name: str, samples: int) -> int | str:

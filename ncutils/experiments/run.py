@@ -166,7 +166,7 @@ class Stopped(KeyboardInterrupt):
 def _signals() -> list[int]:
     """Those that end a run; none outside the main thread, which alone is given any by Python.
 
-    Where ``signal.getsignal`` says None somebody's C code listens, Ray's for one; Python could not give it back.
+    Where ``signal.getsignal`` says None, C code listened before Python began, and Python could not give it back.
     """
     if threading.current_thread() is not threading.main_thread():
         return []
