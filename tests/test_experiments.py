@@ -106,7 +106,8 @@ def test_figure_5_and_the_resnet_of_figure_1():
 
 
 def test_every_figure_of_the_paper_is_declared_at_every_size():
-    ours = {(figure, "cores") for figure in ("3-fixed", "2-mlp-decays", "2-resnet-32", "5-28", "4-width")}
+    ours = ("3-fixed", "2-mlp-decays", "2-mlp-small-step", "2-resnet-32", "5-28", "4-width")
+    ours = {(figure, "cores") for figure in ours}
     figures = ("1", "1-resnet", "2-mlp", "2-resnet", "3", "4", "5")
     assert set(experiments.DECLARED) == ours | set(itertools.product(figures, experiments.PROFILES))
     with pytest.raises(ValueError, match="profile of figure 3-fixed must be one of cores; got 'quick'"):
@@ -120,6 +121,11 @@ def test_the_variants_change_only_the_weight_decays_and_seeds():
     assert specification("3-fixed", "cores").identity() == fixed.identity()
     more = two.but(figure="2-mlp-decays", weight_decay=decays, seeds=5)
     assert specification("2-mlp-decays", "cores").identity() == more.identity()
+
+
+def test_the_small_steps_are_jobs_of_the_papers_profile():
+    part, whole = specification("2-mlp-small-step", "cores").jobs(), specification("2-mlp", "paper").jobs()
+    assert len(part) == 18 and set(part) < set(whole)
 
 
 @pytest.mark.parametrize("figure", ["1", "4", "2-mlp", "3"])
