@@ -186,7 +186,7 @@ def test_no_gpu_is_said_before_anything_runs():
 def test_a_data_set_that_was_not_fetched(tmp_path, monkeypatch):
     monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
     jobs._images.cache_clear()
-    jobs._checksum.cache_clear()
+    jobs._checksum_of_named.cache_clear()
     with pytest.raises(FileNotFoundError, match="python -m ncutils data mnist"):
         run(TINY.but(data="mnist", size=7))
 

@@ -125,7 +125,7 @@ def test_no_gpu(arguments, capsys):
 def test_no_data(tiny, monkeypatch, capsys):
     monkeypatch.setenv("NCUTILS_DATA", str(tiny / "nowhere"))
     jobs._images.cache_clear()
-    jobs._checksum.cache_clear()
+    jobs._checksum_of_named.cache_clear()
     assert main(["run", "1", "--profile", "cores"]) == 1
     assert "fetch it with `python -m ncutils data mnist`" in capsys.readouterr().err
 

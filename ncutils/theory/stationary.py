@@ -42,8 +42,8 @@ def _parts(head: LinearHead, weight_decay: float) -> tuple[Tensor, Tensor, Tenso
     """(M, E_wE_wᵀ, RW_Lᵀ), each (K, K) and in the module's orientation."""
     if not weight_decay >= 0:
         raise ValueError(f"weight_decay must be >= 0, lambda of the summed cost; got {weight_decay}")
-    mean = torch.eye(head.num_classes).to(head.error) + head.mean_error.T
-    within = head.within(head.error)
+    mean = head.class_means(head.output).T  # not I + Ē, which rounds to eps where M is far below 1
+    within = head.within(head.output)  # Y has none
     last = head.weights[-1]
     gradient = head.error.T @ head.layers[-2] + weight_decay * last
     return mean, within.T @ within, gradient @ last.T
@@ -67,7 +67,7 @@ def stationary_identity(head: LinearHead, weight_decay: float) -> Check:
     """
     mean, within, pull = _parts(head, weight_decay)
     n, last = head.num_samples / head.num_classes, head.weights[-1]
-    left = n * (torch.eye(len(mean)).to(mean) - mean) @ mean.T
+    left = -n * head.mean_error.T @ mean.T
     measured = (left - weight_decay * last @ last.T - within).norm()
     sizes = left.norm() + weight_decay * last.norm() ** 2 + within.norm() + head.eps1 * head.output.norm()
     rounding = IDENTITY * float(sizes)

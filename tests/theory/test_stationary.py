@@ -107,3 +107,11 @@ def test_the_identity_and_the_trace_can_fail():
     assert stationary_trace(head, 0.05).holds
     with pytest.raises(ValueError, match="weight_decay must be"):
         stationary_trace(half, -1.0)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-8, 1e-30])
+def test_outputs_far_below_the_labels_keep_their_digits(scale):
+    """I + Ē rounds to 1e-16 of 1, which is all of M where M is small: the output itself must be asked."""
+    weights, features, y = random_head(torch.Generator().manual_seed(0), 3, 3, 4, 2, noise=0.2)
+    check = stationary_identity(LinearHead([scale * w for w in weights], features, y), 0.0)
+    assert check.measured == pytest.approx(check.bound, rel=1e-9) and check.holds is True
