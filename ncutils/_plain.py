@@ -23,8 +23,8 @@ def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs - nn.functional.one_hot(y, outputs.shape[1])).square().sum() / (2 * len(y))
 
 
-def train(network, data, config, loss, optimizer, measured, progress: bool) -> training.TrainingResult:
-    """See :func:`ncutils.training.train`."""
+def train(network, data, config, loss, optimizer, measured, progress: bool, seed: int = 0) -> training.TrainingResult:
+    """See :func:`ncutils.training.train`; ``seed`` orders the batches of a module of your own."""
     begin = time.perf_counter()
     for name, value in (("loss", loss), ("optimizer", optimizer)):
         if value is not None and not callable(value):
@@ -36,7 +36,7 @@ def train(network, data, config, loss, optimizer, measured, progress: bool) -> t
     rows: list[dict] = []
     diverged: list[training.Divergence] = []
     runs = network.num_runs if isinstance(network, (MLP, ResNet20)) else 1
-    seeds = network.seeds if isinstance(network, (MLP, ResNet20)) else (0,)
+    seeds = network.seeds if isinstance(network, (MLP, ResNet20)) else (seed,)
     lrs, decays = config.per_run("lr", runs), config.per_run("weight_decay", runs)
     with training._bar(config.total * runs, progress) as bar:
         for run in range(runs):
@@ -58,6 +58,8 @@ def _train_one(module, source, config, loss, optimizer, measured, bar, seed):
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("network must have parameters to train; got none that requires a gradient")
+    if broken := sum(not bool(torch.isfinite(p).all()) for p in parameters):
+        raise ValueError(f"network must have finite weights; got NaN or infinite ones in {broken} of {len(parameters)}")
     plain = dict(lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     stepper = torch.optim.SGD(parameters, **plain) if optimizer is None else optimizer(parameters)
     if not isinstance(stepper, torch.optim.Optimizer):
@@ -95,6 +97,12 @@ def _rows(module, source, step: int, measured: Callable, loss: Callable) -> list
     """One row a layer: :func:`training.measure_layers` for our networks, :func:`ncutils.measure` for other modules."""
     if measured is not training.measure_layers or isinstance(module, (MLP, ResNet20)):
         return measured(module, source.dataset, step)
+    return measure_module(module, source.dataset, step, loss)
+
+
+def measure_module(module, data, step: int, loss: Callable) -> list[dict]:
+    """One row a place of :func:`ncutils.measure`, each with the loss, accuracy and error of the whole."""
+    source = _source(data)
     frame = measure(module, source.pairs())
     was_training, total, right, error = module.training, 0.0, 0, 0.0
     module.eval()

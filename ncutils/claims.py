@@ -115,6 +115,8 @@ class Claim:
 
     def __post_init__(self):
         check_fields(self, numbers=instance("dict", "Mapping"))
+        for name, value in self.numbers.items():
+            _arguments.number()(f"numbers[{name!r}]", value)
         for name, allowed in (("verdict", VERDICTS), ("source", SOURCES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}; got {getattr(self, name)!r}")
@@ -172,6 +174,20 @@ class Claims(list):
         ids = [c.id for c in self]
         if twice := sorted({i for i in ids if ids.count(i) > 1}):
             raise ValueError(f"claim ids must be unique; more than once: {twice}")
+
+    def append(self, claim: Claim) -> None:
+        """Add a claim whose id is new.
+
+        >>> found = Claims()
+        >>> found.append(Claim("X-1", "NC1 falls.", "ours", "02", "", "holds"))
+        >>> found.append(Claim("X-1", "NC1 falls.", "ours", "02", "", "fails"))
+        Traceback (most recent call last):
+        ValueError: id must be unique; got 'X-1' again
+        """
+        instance("Claim")("claim", claim)
+        if claim.id in (known.id for known in self):
+            raise ValueError(f"id must be unique; got {claim.id!r} again")
+        super().append(claim)
 
     @checked(numbers=instance("dict", "Mapping"))
     def add(
@@ -267,14 +283,14 @@ def read_claims(notebooks: Iterable[str | os.PathLike]) -> Claims:
     for path in map(Path, notebooks):
         try:
             cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        except (OSError, ValueError, KeyError) as error:
+            found = [
+                Claim(**row)
+                for cell in cells
+                for output in cell.get("outputs", ())
+                for row in output.get("data", {}).get(MEDIA_TYPE, ())
+            ]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not a readable executed notebook ({error})") from error
-        found = [
-            Claim(**row)
-            for cell in cells
-            for output in cell.get("outputs", ())
-            for row in output.get("data", {}).get(MEDIA_TYPE, ())
-        ]
         if not found:
             raise ValueError(f"{path}: holds no claims; execute it first (`make notebooks`)")
         claims += found

@@ -565,6 +565,8 @@ def imbalance(weight: Tensor, next_weight: Tensor, kind: str = "op") -> Tensor:
             f"got weight {tuple(weight.shape)}, next_weight {tuple(next_weight.shape)}"
         )
     difference = imbalance_matrix(weight, next_weight)
+    if not torch.isfinite(difference.sum()):
+        raise ValueError("weight, next_weight must be below 1e150; their squares are NaN or infinite")
     if kind == "fro":
         return torch.linalg.matrix_norm(difference)
     value = torch.linalg.eigvalsh(difference).abs().amax(-1)

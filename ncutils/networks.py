@@ -83,6 +83,8 @@ class _DenseStack(nn.Module):
         for size in sizes:
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"layer sizes must be integers of at least 1; got {tuple(sizes)}")
+        if sizes[-1] < 2:
+            raise ValueError(f"num_classes must be at least 2; got {sizes[-1]}")
         if isinstance(seeds, int) or not len(tuple(seeds)):
             raise ValueError(f"seeds must be a tuple of at least one seed; got {seeds!r}")
         if not 0 <= gamma <= 1:

@@ -106,8 +106,8 @@ class TrainingConfig:
             raise ValueError(
                 f"drop_at must be in [0, 1] and drop_factor finite and >= 0; got {self.drop_at}, {self.drop_factor}"
             )
-        if self.measurements < 0:
-            raise ValueError(f"measurements must be >= 0; got {self.measurements}")
+        if not 0 <= self.measurements <= 1_000_000:
+            raise ValueError(f"measurements must be >= 0 and at most 1,000,000; got {self.measurements}")
         if self.precision not in (None, "float32", "float64", "bfloat16"):
             raise ValueError(f"precision must be 'float32', 'float64', 'bfloat16' or None; got {self.precision!r}")
         for name in ("lr", "weight_decay"):
@@ -902,6 +902,10 @@ def _check_fit(network, data, config: TrainingConfig) -> None:
             raise ValueError(f"{name} must be at most {largest:.3g}, what {wanted} holds; got {getattr(config, name)}")
     if config.batch_size is not None and config.batch_size > len(data.y):
         raise ValueError(f"batch_size must be at most the {len(data.y)} samples; got {config.batch_size}")
+    broken = [not torch.isfinite(p).all() for p in network.parameters()]
+    if any(broken):
+        bad = f"{sum(broken)} of {len(broken)}"
+        raise ValueError(f"network must have finite weights; got NaN or infinite ones in {bad}")
     if isinstance(network, MLP) and data.x.ndim != 2:
         raise ValueError(f"an MLP trains on x (N, d); got {tuple(data.x.shape)}: use data.flat()")
     _check_inputs(network, data)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 from pathlib import Path
 
 from ncutils import _files
 from ncutils._arguments import checked, text
-from ncutils.experiments import figures, jobs
+from ncutils.experiments import custom, figures, jobs
 from ncutils.experiments.result import Result, about_result
 from ncutils.experiments.run import git
 from ncutils.experiments.specification import PROFILES, Specification, identity
@@ -82,6 +83,13 @@ def load_archive(
     if differ := [name for name in sorted({*wanted, *stored}) if wanted.get(name) != stored.get(name)]:
         seen = "; ".join(f"{name} is {stored.get(name)!r} there, {wanted.get(name)!r} here" for name in differ)
         raise ValueError(f"{about}: made from another specification of figure {spec.figure}, {spec.profile}: {seen}")
+    made_by, python = provenance.get("own_code", {}), provenance["versions"].get("python")
+    if python == platform.python_version():  # another Python compiles the same code to other bytes
+        for name, value in spec.own_code.items():
+            if (now := custom.fingerprint(value)) != made_by.get(name):
+                raise ValueError(
+                    f"{about}: made with another {name} of this name: {made_by.get(name)} there, {now} here"
+                )
     if about.exists() and _sha256(path) != provenance.get("parquet_sha256"):
         raise ValueError(f"{path}: not the table that {about.name} describes (its SHA-256 differs)")
     if embedded is None:  # made before tables carried their own

@@ -11,7 +11,7 @@ import torch
 from ncutils import _files, fetch, training
 from ncutils._arguments import checked, number
 from ncutils.data import Dataset
-from ncutils.experiments import jobs
+from ncutils.experiments import custom, jobs
 from ncutils.experiments.jobs import Job
 from ncutils.experiments.run import checked_device, device_name, resolve
 from ncutils.experiments.specification import Specification
@@ -112,14 +112,21 @@ def _job_seconds(job: Job) -> float:
     network = job.build(noise)
     # The step size is irrelevant for the time and zero keeps the weights finite.
     config = replace(job.config, steps=2, epochs=None, lr=0.0)
+
+    def seconds(steps: int) -> float:
+        how = replace(config, steps=steps)
+        if job.own:
+            return custom.train(replace(job, training=how), noise, {}).seconds
+        return training.train(network, noise, how, measure=None, progress=False).seconds
+
     with jobs.one_thread(job.device):
-        training.train(network, noise, config, measure=None, progress=False)  # warm: buffers, kernels, a CUDA graph
+        seconds(2)  # warm: buffers, kernels, a CUDA graph
         steps, spent = 1, 0.0
         while spent < 0.2:
             steps *= 2
-            spent = training.train(network, noise, replace(config, steps=steps), measure=None, progress=False).seconds
+            spent = seconds(steps)
         start = time.perf_counter()
-        training.measure_layers(network, noise, 0)
+        job.measure(network, noise, 0, {"train": noise})
         measure = (time.perf_counter() - start) / len(noise)
     measured = (job.data.measured or job.data.count) + job.data.test_samples
     return spent / steps * job.steps + measure * measured * len(training.measurement_steps(job.config))

@@ -19,11 +19,13 @@ import torch
 from ncutils import _files, data, metrics, networks, training
 from ncutils._arguments import anything, check_fields, integer, shown
 from ncutils.data import Dataset
+from ncutils.experiments import custom
 from ncutils.training import TrainingConfig
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # What a stored result depends on, as far as it is there.
 CODE = ("data.py", "metrics.py", "networks.py", "training.py", "experiments/jobs.py")
+CODE_OF_OWN = ("_measure.py", "_plain.py", "experiments/custom.py")  # and that of one with code of your own besides
 COLUMNS = (
     *("run", "seed", "lr", "weight_decay", "split", "step", "epoch", "layer", "part"),
     *("nc1", "nc2", "nc3", "nc4", "negativity", "balancedness", "balancedness_relative", "condition"),
@@ -33,15 +35,15 @@ STORED = {"mnist5k": 4000, "cifar10_small": 800, "mnist": 60000, "fashion_mnist"
 NETWORKS = ("mlp", "resnet20")
 
 
-def code_on_disk() -> str:
+def code_on_disk(names: tuple[str, ...] = CODE) -> str:
     """16 hex digits of the code behind a result as the files hold it now."""
-    paths = [PACKAGE / name for name in CODE if (PACKAGE / name).exists()]
+    paths = [PACKAGE / name for name in names if (PACKAGE / name).exists()]
     return _files.digest(*(_files.syntax(path.read_text(encoding="utf-8")) for path in paths))
 
 
 # Read when this module is imported, for what computes is what was imported: a kernel whose files are edited later
 # must not store the old code's results under the new code's key.
-_CODE_HASH = code_on_disk()
+_CODE_HASH, _HASH_OF_OWN = code_on_disk(), code_on_disk(CODE_OF_OWN)
 
 Own = Dataset | tuple | Callable
 
@@ -110,19 +112,22 @@ class DataConfig:
 class NetworkConfig:
     """Kind (``"mlp"`` or ``"resnet20"``), dense ReLU layers, linear layers behind them, width of the hidden ones.
 
+    In the place of a kind a function of your own: ``make(num_nonlinear=..., num_linear=..., width=...) -> nn.Module``.
+
     Example:
         >>> NetworkConfig("mlp", num_nonlinear=5, num_linear=4).width
         64
     """
 
-    kind: str
+    kind: str | Callable
     num_nonlinear: int
     num_linear: int
     width: int = 64
 
     def __post_init__(self) -> None:
-        if self.kind not in NETWORKS:
-            raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {self.kind!r}")
+        if self.kind not in NETWORKS and not callable(self.kind):
+            known = ", ".join(NETWORKS)
+            raise ValueError(f"network must be one of {known}, or a function that makes one; got {self.kind!r}")
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,7 @@ class Job:
         seeds: one a run.
         class_grams: keep the inner products of the class means of every layer at the last step.
         device: ``"cpu"`` or ``"cuda"``.
+        loss, optimizer: of your own, see :class:`ncutils.experiments.Specification`.
 
     Example:
         >>> from ncutils.experiments import specification
@@ -150,6 +156,13 @@ class Job:
     seeds: tuple[int, ...]
     class_grams: bool = False
     device: str = "cpu"
+    loss: Callable | None = None
+    optimizer: Callable | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether code of your own takes part, and the plain engine trains."""
+        return callable(self.network.kind) or self.loss is not None or self.optimizer is not None
 
     @property
     def config(self) -> TrainingConfig:
@@ -173,8 +186,10 @@ class Job:
             return train, test
         return train.to(self.device), None if test is None else test.to(self.device)
 
-    def build(self, train: Dataset) -> networks.MLP | networks.ResNet20:
+    def build(self, train: Dataset) -> torch.nn.Module:
         """The untrained network."""
+        if callable(self.network.kind):
+            return custom.build(self, train)
         kind = networks.MLP if self.network.kind == "mlp" else networks.ResNet20
         return kind(
             train.x.shape[1],
@@ -191,7 +206,11 @@ class Job:
         """16 hex digits that name the result."""
         parts = {part: values(getattr(self, part)) for part in ("network", "training")}
         parts["data"] = values(self.data) | {"source": self.data.name}
-        what = (parts, self.seeds, self.class_grams, self.device, code_hash(), self.data.checksum(), torch.__version__)
+        code = code_hash()
+        if self.own:
+            code += _HASH_OF_OWN + custom.fingerprint(self.network.kind, self.loss, self.optimizer)
+            parts["network"] |= {"kind": custom.name(self.network.kind)}
+        what = (parts, self.seeds, self.class_grams, self.device, code, self.data.checksum(), torch.__version__)
         return _files.digest(json.dumps(what))
 
     def compute(self, checkpoint: Path | None = None, progress: bool = False):
@@ -203,19 +222,39 @@ class Job:
         layer 0 as well, what its backbone hands to the dense layers.
         """
         train, test = self.load()
-        network, config, count = self.build(train), self.config, len(train.y)
+        config, count = self.config, len(train.y)
         seen = {"train": train if self.data.measured is None else _first(train, self.data.measured)}
         if test is not None:
             seen["test"] = test
-        measure = partial(_measure, seen=seen, gram_at=config.steps if self.class_grams else None)
         with one_thread(self.device):
-            result = training.train(network, train, config, measure=measure, checkpoint=checkpoint, progress=progress)
+            if self.own:
+                result = custom.train(self, train, seen, progress)
+            else:
+                network, measure = self.build(train), partial(self.measure, seen=seen)
+                how = {"checkpoint": checkpoint, "progress": progress}
+                result = training.train(network, train, config, measure=measure, **how)  # type: ignore[arg-type]
         frame = result.frame
         frame = frame.reindex(columns=list(dict.fromkeys([*COLUMNS, *frame.columns])))  # one layer has no pairs
         frame["epoch"] = frame["step"] / (count // (config.batch_size or count))
         frame["diverged"] = frame["run"].isin([d.run for d in result.diverged])
         frame.attrs = {"seconds": round(result.seconds, 1)}
         return frame
+
+    def measure(self, network, train, step: int, seen) -> list[dict]:
+        """The rows of one step, of every set in ``seen``."""
+        rows = []
+        for split, samples in seen.items():
+            if callable(self.network.kind):
+                layers = self.network.num_nonlinear + self.network.num_linear
+                part = custom.measure(network, samples, step, self.loss, layers)
+            else:
+                part = training.measure_layers(network, samples, step)
+            if isinstance(network, networks.ResNet20):
+                part += _backbone_rows(network, samples, part)
+            if self.class_grams and step == self.steps and split == "train":
+                _add_class_gram(network, samples, part)
+            rows += [{"split": split, **row} for row in part]
+        return rows
 
 
 def values(config) -> dict:
@@ -311,18 +350,6 @@ def one_thread(device: str) -> Iterator[None]:
         yield
 
 
-def _measure(network, train, step, seen, gram_at) -> list[dict]:
-    rows = []
-    for split, samples in seen.items():
-        part = training.measure_layers(network, samples, step)
-        if isinstance(network, networks.ResNet20):
-            part += _backbone_rows(network, samples, part)
-        if step == gram_at and split == "train":
-            _add_class_gram(network, samples, part)
-        rows += [{"split": split, **row} for row in part]
-    return rows
-
-
 def _backbone_rows(network, samples, dense_rows) -> list[dict]:
     """Layer 0: the features that the dense layers read, which measure_layers leaves out."""
     rows = []
@@ -358,6 +385,8 @@ def _add_class_gram(network, samples, rows) -> None:
 def _first(samples: Dataset, count: int) -> Dataset:
     if count < samples.num_classes:
         raise ValueError(f"measured must be at least one a class, {samples.num_classes}; got {count}")
+    if count % samples.num_classes:
+        raise ValueError(f"measured must be a multiple of the {samples.num_classes} classes; got {count}")
     each = count // samples.num_classes
     chosen = [torch.nonzero(samples.y == c).flatten()[:each] for c in range(samples.num_classes)]
     index = torch.cat(chosen)
@@ -372,6 +401,7 @@ def _named_alone(function):
     def call(config: DataConfig, *rest):
         return (kept if isinstance(config.source, str) else function)(config, *rest)
 
+    call.cache_clear = kept.cache_clear  # type: ignore[attr-defined]
     return call
 
 
@@ -388,6 +418,8 @@ def _images(config: DataConfig, dtype: torch.dtype | None) -> tuple[Dataset, Dat
     if isinstance(config.source, str):
         kind = dtype or torch.float32
         train = data.load(config.source, _per_class(config.source, config.count), "train", dtype=kind)
+        if config.test_samples % 10:
+            raise ValueError(f"test_samples of {config.source} must be a multiple of 10; got {config.test_samples}")
         count = config.test_samples // 10
         test = data.load(config.source, count, "test", dtype=kind) if config.test_samples else None
     else:

@@ -129,6 +129,8 @@ def flow_time(frame):
     """
     about = about_result(frame, "provenance")
     stored, samples = about["specification"], about["samples"]
+    if stored.get("optimizer"):
+        raise ValueError(f"frame must come from SGD, whose flow this is the time of; got {stored['optimizer']}")
     known = {name: stored[name] for name in ("momentum", "warmup_steps", "drop_at", "drop_factor") if name in stored}
     if "epochs" in stored and stored["epochs"] is not None:
         known["steps"] = stored["epochs"] * (samples // (stored["batch_size"] or samples))

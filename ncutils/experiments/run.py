@@ -17,7 +17,7 @@ import torch
 
 from ncutils import _files
 from ncutils._arguments import anything, checked, integer, optional, text
-from ncutils.experiments import figures
+from ncutils.experiments import custom, figures
 from ncutils.experiments import jobs as jobs_
 from ncutils.experiments.jobs import Job
 from ncutils.experiments.result import Result
@@ -347,14 +347,15 @@ def _provenance(spec, job: Job, device: str, name: str, seconds: float) -> dict:
 
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions |= {"numpy": numpy.__version__, "pandas": pandas.__version__, "ncutils": ncutils.__version__}
-    return {
+    own = {name: custom.fingerprint(value) for name, value in spec.own_code.items()}
+    return ({"own_code": own} if own else {}) | {
         "figure": spec.figure,
         "profile": spec.profile,
         "specification": spec.options(),
         "seeds": list(range(spec.seeds)),
         "runs": spec.runs,
         "samples": spec.data.count,
-        "flow_time": round(spec.flow_time, 1),
+        "flow_time": None if spec.optimizer else round(spec.flow_time, 1),
         "device": name,
         "device_type": device,
         "seconds": round(seconds, 1),
@@ -397,9 +398,11 @@ def device_name(device: str) -> str:
 
 def _jobs(jobs: int | None, device: str) -> int:
     if jobs is None:
-        given = os.environ.get("NCUTILS_JOBS")
+        given = os.environ.get("NCUTILS_JOBS", "")
+        if given and not (given.isdecimal() and int(given) > 0):
+            raise ValueError(f"NCUTILS_JOBS must be a number of jobs, at least 1; got {given!r}")
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        jobs = int(given) if given and given.isdigit() else 1 if device == "cuda" else cpus
+        jobs = int(given) if given else 1 if device == "cuda" else cpus
     integer()("jobs", jobs)
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1; got {jobs}")

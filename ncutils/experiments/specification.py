@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 
-from ncutils._arguments import anything, instance, integer, many, number, one_or_many, pair, text
+from ncutils._arguments import anything, function, instance, integer, many, number, one_or_many, optional, pair, text
+from ncutils.experiments import custom
 from ncutils.experiments.jobs import NETWORKS, DataConfig, Job, NetworkConfig, values
 from ncutils.training import TrainingConfig, learning_rate_factor
 
@@ -24,7 +26,9 @@ class Specification:
         figure: the paper's number (``"2-mlp"`` and ``"2-resnet"`` are the two rows of Figure 2, ``"1-resnet"`` the
             variant of Figure 1 that one published version shows), or a name of your own.
         data: the samples.
-        network: ``"mlp"`` or ``"resnet20"``.
+        network: ``"mlp"``, ``"resnet20"``, or a function ``make(num_nonlinear=, num_linear=, width=)`` that returns an
+            ``nn.Module`` from the data's x ``(N, ...)`` to ``(N, K)``. Its layers are counted back from the output, so
+            that ``num_linear`` says where the linear head begins; torch's generator is seeded with the run's seed.
         nonlinear: numbers of dense ReLU layers, one network each.
         linear: numbers of linear layers behind them, one network each.
         lr: step sizes; every pair of a step size and a weight decay is a set-up.
@@ -39,6 +43,10 @@ class Specification:
         shows: what the figure shows.
         runs_per_job: runs that train as one job; None for all runs of a network on a GPU, which stacks them, and one
             on a CPU, which gains nothing by it and has neighbours to share with.
+        loss: ``loss(outputs (N, K), y (N,)) -> scalar`` in the place of the squared error.
+        optimizer: ``optimizer(parameters, lr=, weight_decay=)`` in the place of SGD, such as ``torch.optim.AdamW``; the
+            schedule multiplies its step size. With a network, loss or optimizer of your own, runs train one by one
+            through autograd, and a run that is stopped begins anew.
 
     Example:
         >>> from ncutils.experiments import specification
@@ -49,7 +57,7 @@ class Specification:
 
     figure: str
     data: DataConfig
-    network: str
+    network: str | Callable
     nonlinear: tuple[int, ...]
     linear: tuple[int, ...]
     lr: tuple[float, ...]
@@ -63,6 +71,8 @@ class Specification:
     profile: str = "own"
     shows: str = field(default="", compare=False)
     runs_per_job: int | None = 1
+    loss: Callable | None = None
+    optimizer: Callable | None = None
 
     def __post_init__(self) -> None:
         text("figure", self.figure)
@@ -73,9 +83,16 @@ class Specification:
             object.__setattr__(self, name, value)
             if not value:
                 raise ValueError(f"{name} must hold at least one value; got none")
-            many(integer() if name in ("nonlinear", "linear") else number())(name, value)
-        if self.network not in NETWORKS:
-            raise ValueError(f"network must be one of {', '.join(NETWORKS)}; got {self.network!r}")
+            many(integer() if name in ("nonlinear", "linear") else number(least=0, finite=True))(name, value)
+        for name in ("loss", "optimizer"):
+            optional(function)(name, getattr(self, name))
+        if self.network not in NETWORKS and not callable(self.network):
+            kinds = ", ".join(NETWORKS)
+            raise ValueError(f"network must be one of {kinds}, or a function that makes one; got {self.network!r}")
+        if callable(self.network) and self.class_means:
+            raise ValueError("class_means must be False with a network of your own; got True")
+        if self.own_code and self.training.precision == "bfloat16":
+            raise ValueError("precision must be float32 or float64 with code of your own; got 'bfloat16'")
         if not isinstance(self.seeds, int) or self.seeds < 1:
             raise ValueError(f"seeds must be at least 1; got {self.seeds}")
         instance("dict", "tuple", "list")("sweep", self.sweep)
@@ -104,7 +121,13 @@ class Specification:
         flat = {name: value for name, value in values(self).items() if name not in ("data", "training")}
         flat |= {"data" if name == "source" else name: value for name, value in values(self.data).items()}
         flat |= {name: value for name, value in values(self.training).items() if name not in ("lr", "weight_decay")}
+        flat |= {name: custom.name(value) for name, value in flat.items() if callable(value)}
         return json.loads(json.dumps(flat | {"data": self.data.name, "precision": self.precision or "float32"}))
+
+    @property
+    def own_code(self) -> dict:
+        """The functions of your own that take part, by option."""
+        return {name: v for name in ("network", "loss", "optimizer") if callable(v := getattr(self, name))}
 
     def identity(self) -> dict:
         """What makes two runs the same experiment: not the caption, nor the cutting into jobs."""
@@ -139,7 +162,9 @@ class Specification:
 
     @property
     def flow_time(self) -> float:
-        """Sum of effective step sizes of the first set-up, see the package's page."""
+        """Sum of effective step sizes of the first set-up, see the package's page; NaN with an optimizer given."""
+        if self.optimizer is not None:
+            return math.nan
         return step_sizes(self.training.for_samples(self.data.count))[-1] * self.lr[0] / (1 - self.training.momentum)
 
     def setup_name(self, index: int) -> str:
@@ -169,29 +194,33 @@ class Specification:
                 for start in range(0, len(members), block):
                     seeds, lrs, decays, numbers = map(tuple, zip(*members[start : start + block], strict=True))
                     how = replace(self.training, lr=lrs, weight_decay=decays, **options)
-                    found.append((Job(self.data, network, how, seeds, self.class_means, device), list(numbers)))
+                    job = Job(self.data, network, how, seeds, self.class_means, device, self.loss, self.optimizer)
+                    found.append((job, list(numbers)))
         return found
 
     def describe(self) -> str:
         """The specification in words, like a caption."""
-        kind = "ResNet20" if self.network == "resnet20" else "MLP"
+        kind = custom.name(self.network) if callable(self.network) else {"mlp": "MLP"}.get(self.network, "ResNet20")
         layers = f"ReLU layers {_listed(self.nonlinear)}, linear layers {_listed(self.linear)}"
         decays = _listed(self.weight_decay) + " / depth" * self.weight_decay_over_depth
         swept = "".join(f" x {name} {_listed(choices)}" for name, choices in self.swept)
-        own = f", measured on {self.measured:,} of them" if self.measured else ", measured on all of them"
+        part = f", measured on {self.measured:,} of them" if self.measured else ", measured on all of them"
         test = f" and {self.test_samples:,} test samples" * bool(self.test_samples)
         how = self.training
         batch = how.batch_size or self.data.count
+        stepper = "" if self.optimizer is None else f"{custom.name(self.optimizer)}, "
+        along = f"; flow time {self.flow_time:,.0f}" if self.optimizer is None else ""
         name = f"{self.figure}: {self.shows}".rstrip(": ") if self.profile == "own" else None
         lines = [
             name or f"Figure {self.figure}, profile {self.profile}: {self.shows}",
-            f"  data      {self._data()}{own}{test}",
+            f"  data      {self._data()}{part}{test}",
             f"  network   {kind}, {layers}, width {_listed(self.widths)}",
             f"  runs      lr {_listed(self.lr)} x weight decay {decays}{swept} x {self.seeds} seeds: "
             f"{self.runs} in all",
             f"  schedule  {self._length()} of {self.data.count // batch} steps, batch {batch}, "
-            f"momentum {how.momentum:g}, lr / {1 / how.drop_factor if how.drop_factor else float('inf'):g} after "
-            f"{how.drop_at:.0%}; flow time {self.flow_time:,.0f}; {how.precision or 'float32'}",
+            f"{stepper or f'momentum {how.momentum:g}, '}lr / "
+            f"{1 / how.drop_factor if how.drop_factor else float('inf'):g} after {how.drop_at:.0%}"
+            f"{along}; {how.precision or 'float32'}",
         ]
         return "\n".join(lines)
 

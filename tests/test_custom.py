@@ -1,0 +1,301 @@
+"""Networks, losses and optimisers of your own in a sweep, and how their code is told apart."""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from ncutils import data, experiments, training
+from ncutils.experiments import custom
+from ncutils.experiments.custom import fingerprint
+
+BLOBS = (data.gaussian(20, num_classes=3), data.gaussian(20, num_classes=3, split="test"))
+
+
+def mlp(num_nonlinear, num_linear, width):
+    sizes = [BLOBS[0].x.shape[1], *[width] * (num_nonlinear + num_linear - 1), 3]
+    layers = []
+    for index, (a, b) in enumerate(itertools.pairwise(sizes)):
+        layers += [nn.Linear(a, b, bias=False)] + [nn.ReLU()] * (index < num_nonlinear)
+    return nn.Sequential(*layers)
+
+
+def dropping(num_nonlinear, num_linear, width):
+    return nn.Sequential(nn.Dropout(0.2), mlp(num_nonlinear, num_linear, width))
+
+
+def declare(**changes):
+    options = dict(figure="own", data=BLOBS, network=mlp, nonlinear=2, linear=(1, 3), width=8, lr=0.02, seeds=2)
+    options |= dict(weight_decay=(0.001, 0.01), epochs=4, batch_size=20, warmup_steps=2, measurements=2)
+    return experiments.declare(**options | changes)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCUTILS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def run(spec, **options):
+    return experiments.run(spec, progress=False, **({"backend": "sequential"} | options))
+
+
+def test_the_same_network_as_the_librarys_gives_the_same_numbers():
+    """Same weights, same loss, all samples a step: only the engine and the names of the layers differ."""
+    spec = declare(seeds=1, weight_decay=0.001, precision="float64", batch_size=60)
+    theirs = {}
+    for linear in (1, 3):
+        job = next(j for j in spec.jobs() if j.network.num_linear == linear)
+        flat = BLOBS[0].to(dtype=torch.float64)
+        network = training.MLP(flat.x.shape[1], 3, num_nonlinear=2, num_linear=linear, width=8, dtype=torch.float64)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            made = job.build(flat)
+        weights = [m.weight for m in made if isinstance(m, nn.Linear)]
+        with torch.no_grad():
+            for ours, other in zip(network.weights, weights, strict=True):
+                ours[0] = other
+        rows = training.train(network, flat, job.config, progress=False).frame
+        theirs[linear] = rows[rows["step"] == rows["step"].max()].set_index("layer")
+    frame = run(spec).final()
+    for linear, rows in theirs.items():
+        own = frame[frame["depth"] == linear].set_index("layer")
+        assert list(own.index) == list(range(2 + linear + 1))  # the input is layer 0
+        for column in ("nc1", "nc2", "accuracy", "error", "loss"):
+            assert own.loc[rows.index, column].to_numpy() == pytest.approx(rows[column].to_numpy(), rel=1e-9), column
+        assert own.loc[1 + linear, "nc3"] == pytest.approx(rows.loc[1 + linear, "nc3"], rel=1e-9)
+
+
+def test_every_engine_and_a_second_call_give_the_same(cache):
+    spec = declare(network=dropping, loss=nn.functional.cross_entropy, optimizer=torch.optim.AdamW, lr=1e-3)
+    first = run(spec)
+    assert len(list(cache.glob("*.parquet"))) == len(spec.jobs()) == 8
+    again = run(spec)
+    assert again.frame.equals(first.frame)
+    for path in cache.iterdir():
+        path.unlink()
+    assert run(spec, backend="loky", jobs=2).frame.equals(first.frame)
+    assert first.head_ends("test").groupby("depth")["run"].count().to_dict() == {1: 4, 3: 4}
+
+
+def test_runs_of_one_job_are_the_runs_of_many():
+    one, many = run(declare(network=dropping)), run(declare(network=dropping, runs_per_job=None).but(runs_per_job=3))
+    assert one.frame.equals(many.frame)
+
+
+def test_seed_step_size_and_weight_decay_reach_the_run():
+    frame = run(declare(lr=(0.02, 0.05))).final()
+    last = frame[frame["layer"] == frame["num_nonlinear"] + frame["num_linear"]]
+    assert last["loss"].nunique() == len(last) == 2 * 2 * 2 * 2
+    assert set(zip(frame["lr"], frame["weight_decay"], strict=True)) == {
+        (a, b) for a in (0.02, 0.05) for b in (0.001, 0.01)
+    }
+
+
+def test_the_optimizer_is_given_what_is_swept():
+    seen = []
+
+    def optimizer(parameters, lr, weight_decay):
+        seen.append((lr, weight_decay))
+        return torch.optim.SGD(parameters, lr=lr, weight_decay=weight_decay)
+
+    run(declare(optimizer=optimizer, linear=1, seeds=1))
+    assert seen == [(0.02, 0.001), (0.02, 0.01)]
+
+
+def test_torch_random_numbers_go_on_as_before():
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    run(declare(network=dropping, linear=1, seeds=1))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_run_that_diverges_is_told():
+    spec = declare(lr=(0.02, 1e8), linear=1, weight_decay=0.001, seeds=1, warmup_steps=0)
+    with pytest.warns(UserWarning, match="1 of 2 runs diverged"):
+        assert run(spec).final()["lr"].unique().tolist() == [0.02]
+
+
+def test_words_and_cost(capsys):
+    spec = declare(optimizer=torch.optim.AdamW)
+    assert "network   mlp, ReLU layers 2, linear layers 1, 3" in spec.describe()
+    assert "AdamW, lr / 10" in spec.describe() and "flow time" not in spec.describe()
+    assert "momentum 0.9" in declare().describe() and "flow time" in declare().describe()
+    cost = experiments.cost(spec)
+    assert cost.jobs == 8 and cost.seconds > 0 and cost.flops > 0
+    result = run(spec)
+    assert result.provenance["flow_time"] is None
+    with pytest.raises(ValueError, match="frame must come from SGD, whose flow this is the time of; got AdamW"):
+        result.flow_time()
+
+
+# --- stored results
+
+
+@pytest.mark.parametrize("part", ["network", "loss", "optimizer"])
+def test_other_code_of_the_same_name_is_another_result(part, tmp_path):
+    def scaled(by):
+        def network(num_nonlinear, num_linear, width):
+            made = mlp(num_nonlinear, num_linear, width)
+            with torch.no_grad():
+                made[0].weight.mul_(by)
+            return made
+
+        def loss(outputs, y):
+            return by * nn.functional.cross_entropy(outputs, y)
+
+        def optimizer(parameters, lr, weight_decay):
+            return torch.optim.SGD(parameters, lr=by * lr, weight_decay=weight_decay)
+
+        return {"network": network, "loss": loss, "optimizer": optimizer}[part]
+
+    one, other = (declare(**{part: scaled(by)}) for by in (1.0, 0.5))
+    same = declare(**{part: scaled(1.0)})
+    keys = [[job.key() for job in spec.jobs()] for spec in (one, other, same)]
+    assert keys[0] == keys[2] and not set(keys[0]) & set(keys[1])
+    experiments.save_archive(run(one), tmp_path)
+    assert experiments.load_archive(same, folder=tmp_path).frame.shape == run(one).frame.shape
+    with pytest.raises(ValueError, match=f"made with another {part} of this name"):
+        experiments.load_archive(other, folder=tmp_path)
+
+
+def test_an_archive_of_the_librarys_network_is_not_one_of_yours(tmp_path):
+    experiments.save_archive(run(declare(network="mlp")), tmp_path)
+    with pytest.raises(ValueError, match=r"loss is None there, 'cross_entropy' here"):
+        experiments.load_archive(declare(network="mlp", loss=nn.functional.cross_entropy), folder=tmp_path)
+
+
+HELPER = 1.0
+
+
+def helped(x):
+    return help_(x) * HELPER
+
+
+def help_(x):
+    return x + 1
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.layer(x).relu()
+
+
+def test_what_a_function_calls_is_part_of_it(monkeypatch):
+    before = fingerprint(helped)
+    assert fingerprint(helped) == before
+    monkeypatch.setitem(globals(), "HELPER", 2.0)
+    changed = fingerprint(helped)
+    monkeypatch.undo()
+    monkeypatch.setitem(globals(), "help_", lambda x: x + 2)
+    assert len({before, changed, fingerprint(helped)}) == 3
+    monkeypatch.undo()
+    assert fingerprint(helped) == before
+
+
+def test_a_method_is_part_of_its_class(monkeypatch):
+    before = fingerprint(Net)
+    make = fingerprint(lambda: Net())
+    monkeypatch.setattr(Net, "forward", lambda self, x: self.layer(x))
+    assert fingerprint(Net) != before and fingerprint(lambda: Net()) != make
+    monkeypatch.undo()
+    assert fingerprint(Net) == before
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (functools.partial(mlp, width=8), functools.partial(mlp, width=9)),
+        (lambda x, by=1: x, lambda x, by=2: x),
+        (lambda x: x + 1, lambda x: x + 2),
+        (lambda x: x.relu(), lambda x: x.tanh()),
+        (lambda x: [y + 1 for y in x], lambda x: [y + 2 for y in x]),
+        (torch.optim.SGD, torch.optim.AdamW),
+        ({"a": (1, 2)}, {"a": (1, 3)}),
+        ((1, (2, 3)), ((1, 2), 3)),
+        (torch.zeros(3), torch.zeros(4)),
+        (torch.zeros(3), torch.ones(3)),
+        (nn.Linear(2, 2), nn.Linear(2, 3)),
+        (0, False),
+    ],
+)
+def test_what_differs_is_told_apart(one, other):
+    assert fingerprint(one) != fingerprint(other)
+    assert fingerprint(one) == fingerprint(one)
+
+
+def test_the_same_in_every_process():
+    program = """if True:
+    from ncutils.experiments.custom import fingerprint
+    words = {"b", "a", "c"}
+    class Own:
+        size = 3
+        def f(self, x): return x in {"x", "y", "z"} and x in words
+    print(fingerprint(Own, Own().f, lambda: Own()))
+    """
+    found = [
+        subprocess.run([sys.executable, "-c", program], env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
+                       capture_output=True, text=True, check=True).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert found[0] == found[1] and len(found[0].strip()) == 16
+
+
+def test_what_cannot_be_told_apart_is_refused():
+    lock = io.BytesIO().__class__.__new__  # a built-in is known by its name
+    assert fingerprint(lock)
+    nothing = object()
+    with pytest.raises(TypeError, match="must hang on functions, classes and values; got <object object"):
+        fingerprint(lambda: nothing)
+
+
+# --- requests that make no experiment
+
+
+def wrong_width(num_nonlinear, num_linear, width):
+    return nn.Linear(BLOBS[0].x.shape[1], 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        (
+            {"network": "vgg"},
+            ValueError,
+            "network must be one of mlp, resnet20, or a function that makes one; got 'vgg'",
+        ),
+        ({"loss": "mse"}, TypeError, "loss must be a function; got 'mse'"),
+        ({"optimizer": 3}, TypeError, "optimizer must be a function; got 3"),
+        ({"class_means": True}, ValueError, "class_means must be False with a network of your own; got True"),
+        ({"precision": "bfloat16"}, ValueError, "precision must be float32 or float64 with code of your own"),
+        ({"network": lambda **_: None}, TypeError, "network must return an nn.Module; got None"),
+        (
+            {"network": wrong_width},
+            ValueError,
+            r"network must map x \(2, 64\) to \(2, 3\); got Tensor of torch.float32",
+        ),
+        ({"optimizer": lambda *_, **__: 1}, TypeError, "optimizer must return a torch.optim.Optimizer; got int"),
+        ({"lr": float("nan")}, ValueError, r"lr\[0\] must be at least 0, finite; got nan"),
+        ({"measured": 10}, ValueError, "measured must be a multiple of the 3 classes; got 10"),
+    ],
+)
+def test_refusals(changes, error, words):
+    with pytest.raises(error, match=words):
+        run(declare(**changes))
+
+
+def test_names():
+    assert custom.name(functools.partial(mlp, width=3)) == "mlp" and custom.name(torch.optim.AdamW) == "AdamW"
+    assert custom.name(nn.CrossEntropyLoss()) == "CrossEntropyLoss"
