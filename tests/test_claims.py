@@ -72,6 +72,28 @@ def test_claims_collect_what_a_chapter_found_and_the_ledger_reads_it_back(tmp_pa
     assert all(row in bundle["text/html"] for row in ("fails as predicted", "smaller still", "<td>value 0.2,"))
 
 
+@pytest.mark.parametrize(
+    "content", ["[]", "null", "{}", '{"cells": [3]}', '{"cells": [{"outputs": [{"data": ', '{"cells": 1}']
+)
+def test_a_notebook_that_is_none_is_named(tmp_path, content):
+    path = tmp_path / "02.ipynb"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"02.ipynb: not a readable executed notebook"):
+        claims.read_claims([path])
+
+
+def test_an_id_is_appended_once_and_its_numbers_are_numbers():
+    found = Claims()
+    found.append(claims.Claim("a", "A.", "ours", "02", "", "holds"))
+    with pytest.raises(ValueError, match="id must be unique; got 'a' again"):
+        found.append(claims.Claim("a", "B.", "ours", "02", "", "fails"))
+    with pytest.raises(TypeError, match="claim must be a Claim; got 3"):
+        found.append(3)
+    with pytest.raises(TypeError, match=r"numbers\['x'\] must be a number; got 'much'"):
+        claims.Claim("b", "B.", "ours", "02", "", "holds", {"x": "much"})
+    assert len(found) == 1
+
+
 def test_claims_refuse_what_is_ambiguous():
     found = Claims(where="02", scale="s")
     found.add("a", "ours", "A.", holds=True)

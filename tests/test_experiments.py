@@ -1,13 +1,16 @@
 """ncutils.experiments: the declarations, the cache, resuming, the archive, other engines."""
 
 import hashlib
+import io
 import itertools
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
+import tarfile
 import textwrap
 import time
 from dataclasses import dataclass, replace
@@ -36,6 +39,7 @@ TINY = specification("2-mlp").but(
     warmup_steps=2,
 )
 
+ROOT = Path(__file__).resolve().parents[1]
 ARCHIVE, RUN = (sys.modules[f"ncutils.experiments.{name}"] for name in ("archive", "run"))
 
 
@@ -181,6 +185,19 @@ def test_bad_requests_name_the_argument(arguments, words):
 def test_no_gpu_is_said_before_anything_runs():
     with pytest.raises(ValueError, match="CUDA is not available"):
         run(device="cuda")
+
+
+@pytest.mark.parametrize("setting", ["-3", "abc", "2.5", "0", " "])
+def test_a_number_of_jobs_that_is_none_is_refused(setting, monkeypatch):
+    monkeypatch.setenv("NCUTILS_JOBS", setting)
+    with pytest.raises(ValueError, match=f"NCUTILS_JOBS must be a number of jobs, at least 1; got '{setting}'"):
+        run()
+
+
+@pytest.mark.parametrize(("option", "words"), [("measured", "the 10 classes"), ("test_samples", "10")])
+def test_samples_that_are_no_multiple_of_the_classes_are_refused(option, words):
+    with pytest.raises(ValueError, match=f"{option}.* must be a multiple of {words}; got 15"):
+        run(TINY.but(**{option: 15}))
 
 
 def test_a_data_set_that_was_not_fetched(tmp_path, monkeypatch):
@@ -543,6 +560,33 @@ def test_the_committed_archives_are_whole(figure, profile):
     if RUN.git("rev-parse", "--is-shallow-repository") != "false":
         pytest.skip("no whole history here to look for the archive's commit in")
     assert RUN.git("cat-file", "-t", f"{commit}:ncutils/training.py") == "blob"  # in the history, and holds the code
+
+
+PRINT_HASH = """
+import importlib
+for name in ("ncutils.experiments.jobs", "ncutils.cells"):  # where it stood, newest first
+    try:
+        print(importlib.import_module(name).code_hash())
+        break
+    except ImportError:
+        pass
+"""
+
+
+@pytest.mark.parametrize(("figure", "profile"), experiments.archived() or [("none", "none")])
+def test_the_commit_an_archive_names_holds_the_code_it_names(figure, profile, tmp_path):
+    """The package as that commit has it says the same hash of its own code."""
+    if figure == "none" or RUN.git("rev-parse", "--is-shallow-repository") != "false":
+        pytest.skip("no archives, or no whole history")
+    provenance = experiments.archive(figure, profile).provenance
+    if provenance["versions"]["python"].split(".")[:2] != platform.python_version().split(".")[:2]:
+        pytest.skip("another Python writes syntax trees in other words")
+    package = subprocess.run(["git", "archive", provenance["git_commit"], "ncutils"], cwd=ROOT, capture_output=True)
+    with tarfile.open(fileobj=io.BytesIO(package.stdout)) as tar:
+        tar.extractall(tmp_path, filter="data")
+    command = [sys.executable, "-c", PRINT_HASH]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path, capture_output=True)
+    assert done.stdout.decode().strip() == provenance["code"], done.stderr.decode()
 
 
 # --- other engines

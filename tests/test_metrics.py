@@ -562,3 +562,10 @@ def test_a_sample_nearest_to_a_later_class_is_as_wrong_as_one_nearest_to_an_earl
     z = torch.tensor([0.0, 0.0, 0.0, 9.0, 10.0, 10.0, 10.0, 1.0])[:, None]
     y = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
     assert metrics.ncc_accuracy(z, y).item() == metrics.ncc_accuracy(z, 1 - y).item() == 6 / 8
+
+
+@pytest.mark.parametrize("kind", ["op", "fro", "relative"])
+def test_imbalance_of_weights_whose_squares_overflow_is_refused(kind):
+    weight = torch.full((2, 2), 1e155, dtype=torch.float64)
+    with pytest.raises(ValueError, match="weight, next_weight must be below 1e150"):
+        metrics.imbalance(weight, 2 * weight, kind)

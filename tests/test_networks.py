@@ -225,6 +225,14 @@ def test_resnet_runs():
 # --- the smooth activation of Assumption 4.2
 
 
+def test_every_run_of_a_resnet_has_a_backbone_of_its_own():
+    one, other, third = (b.state_dict() for b in resnet(seeds=(3, 1, 4)).backbones)
+    convolutions = [name for name, value in one.items() if value.ndim == 4]
+    assert len(convolutions) == 19
+    for name in convolutions:
+        assert not torch.equal(one[name], other[name]) and not torch.equal(other[name], third[name]), name
+
+
 @pytest.mark.parametrize("gamma", [0.1, 0.5, 0.9])
 def test_smooth_activation(gamma):
     x = torch.cat([torch.linspace(-50, 50, 4001, dtype=torch.float64), torch.tensor([-1e4, 1e4])])

@@ -136,6 +136,14 @@ def test_archives_concern_the_chapters_that_read_them(project):
     assert [project / "results" / "trust" / "fuzz.json" in found for found in reports.values()] == [True, False]
 
 
+def test_questions_concern_the_chapters_that_ask_them(project):
+    questions = project / "claims.toml"
+    questions.write_text("version = 1\n")
+    for name in ("judge_archives", "read_questions"):
+        assert questions in notebook.dependencies(f"from ncutils.claims import {name}", project)
+    assert questions not in notebook.dependencies("from ncutils.claims import Claims", project)
+
+
 def test_comments_and_docstrings_are_not_code(project):
     write(project, "01_a", cell("from ncutils import metrics"))
     file = project / "ncutils" / "metrics.py"
@@ -244,6 +252,25 @@ def test_a_chapter_is_executed_once_then_merged_then_executed_again(project, cap
     assert str(failure.value).startswith(f"book/01_a.md:{line}: ValueError: no such layer")
     assert target.read_text() == merged
     assert (project / "_build" / "failed" / "01_a.ipynb").is_file()
+
+
+@pytest.mark.parametrize("part", ["text", "image/png"])
+def test_an_output_edited_by_hand_is_executed_again(project, part):
+    draw = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()\nprint(0.25)"
+    write(project, "01_a", cell(draw))
+    options, target = settings(project), project / "book" / "01_a.ipynb"
+    notebook.refresh("01_a", options)
+    book = notebook.read_notebook(target)
+    outputs = book.cells[-1].outputs
+    if part == "text":
+        next(o for o in outputs if o.output_type == "stream").text = "0.35\n"
+    else:
+        picture = next(o for o in outputs if part in o.get("data", {})).data
+        picture[part] = picture[part].replace("A", "B", 1)
+    notebook.write_notebook(book, target, options)
+    assert notebook.stale("01_a", options)
+    assert notebook.refresh("01_a", options) == "executed"
+    assert not notebook.stale("01_a", options)
 
 
 def test_an_error_of_syntax_is_reported_like_any_other(project):

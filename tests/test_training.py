@@ -609,7 +609,8 @@ print("trained")
         ({"weight_decay": [float("inf")]}, "weight_decay must be finite and >= 0; got [inf]"),
         ({"drop_at": 1.5}, "drop_at must be in [0, 1] and drop_factor finite and >= 0; got 1.5, 0.1"),
         ({"drop_factor": float("nan")}, "drop_at must be in [0, 1] and drop_factor finite"),
-        ({"measurements": -1}, "measurements must be >= 0; got -1"),
+        ({"measurements": -1}, "measurements must be >= 0 and at most 1,000,000; got -1"),
+        ({"measurements": 10**8}, "measurements must be >= 0 and at most 1,000,000; got 100000000"),
         ({"precision": "half"}, "precision must be 'float32', 'float64', 'bfloat16' or None; got 'half'"),
     ],
 )
@@ -691,3 +692,14 @@ def test_step_flops_counts_the_products(nonlinear, linear):
     trainer.mm, trainer.accumulate = counting(torch.mm, 0), counting(torch.Tensor.addmm_, 1)
     trainer.step(0)
     assert training.step_flops(network.sizes, nonlinear, batch) == done
+
+
+@pytest.mark.parametrize("make", [mlp, resnet])
+@pytest.mark.parametrize("loss", [None, torch.nn.functional.cross_entropy])
+def test_a_network_that_diverged_is_not_trained_further(make, loss):
+    network = make()
+    with torch.no_grad():
+        network.weights[1][0, 0, 0] = float("nan")
+    data = small_data() if make is mlp else small_images()
+    with pytest.raises(ValueError, match="network must have finite weights; got NaN or infinite ones in 1 of"):
+        training.train(network, data, replace(CONFIG, batch_size=6), loss=loss, progress=False)

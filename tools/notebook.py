@@ -207,9 +207,17 @@ def write_notebook(notebook, path: Path, settings: Settings) -> bool:
     return True
 
 
+def seal(notebook) -> str:
+    """Hash of every stored output, pictures and mark-up included: what was executed is what is committed."""
+    outputs = [cell.outputs for cell in code_cells(notebook) if not is_guard(cell.source)]
+    return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def up_to_date(notebook, previous, digest: str) -> bool:
-    """Whether the previous notebook's outputs are those of this chapter's code."""
+    """Whether the previous notebook's outputs are those of this chapter's code, as it was executed."""
     if previous is None or previous.metadata.get(PACKAGE, {}).get("hash") != digest:
+        return False
+    if previous.metadata[PACKAGE].get("outputs") != seal(previous):
         return False
     old, new = code_cells(previous), code_cells(notebook)
     same = [a.source for a in old if not is_guard(a.source)] == [b.source for b in new if not is_guard(b.source)]
@@ -383,7 +391,8 @@ def record(notebook, digest: str, seconds: float, expected: float | None, settin
     """Keep what was executed, and its cost, in the notebook; one that moved little stays."""
     if expected is None or not 0.5 < seconds / expected < 2:
         expected = max(1, round(seconds))
-    notebook.metadata[PACKAGE] = {"hash": digest, "seconds": {f"{settings.profile}-{settings.device}": expected}}
+    spent = {f"{settings.profile}-{settings.device}": expected}
+    notebook.metadata[PACKAGE] = {"hash": digest, "outputs": seal(notebook), "seconds": spent}
 
 
 def stale(name: str, settings: Settings) -> bool:
