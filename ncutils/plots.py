@@ -1,8 +1,8 @@
 """One function per figure of the paper (arXiv:2410.04887), drawn from the tidy frames of :mod:`ncutils.experiments`.
 
 Panels stand in the paper's order. Lines are means over runs, bands one standard deviation of the sample, as in the
-claims: one run has none. Every function returns the matplotlib figure and takes a ``title``: give it the label
-that says size, seeds and device of what is drawn.
+claims; where there are two runs, they are dots, for a standard deviation of two says nothing. Every function returns
+the matplotlib figure and takes a ``title``: give it the label that says size, seeds and device of what is drawn.
 """
 
 from __future__ import annotations
@@ -368,5 +368,8 @@ def _band(axis, part, x, column, colour, line, name, marker=None) -> None:
     groups = part.groupby(x)[column]
     mean, spread = groups.mean(), groups.std()
     axis.plot(mean.index, mean, color=colour, linestyle=line, marker=marker, markersize=4, label=name)
+    if groups.count().max() == 2:
+        axis.plot(part[x], part[column], ".", color=colour, markersize=3, alpha=0.5)
+        return
     low = (mean - spread).clip(lower=mean / 10) if (mean > 0).all() else mean - spread  # a log axis has no zero
     axis.fill_between(mean.index, low, mean + spread, color=colour, alpha=0.2, linewidth=0)

@@ -40,7 +40,7 @@ def history(runs=3, layers=9, relu=5):
     return pd.DataFrame(rows)
 
 
-def ends(depths=(1, 2, 4), runs=2):
+def ends(depths=(1, 2, 4), runs=3):
     columns = ("nc1_last", "nc1_first", "nc2_last", "nc2_first", "nc3")
     columns += ("balancedness_min", "balancedness_mean", "negativity_min", "negativity_mean")
     return pd.DataFrame([{"depth": d, "run": r} | {c: d + r for c in columns} for d in depths for r in range(runs)])
@@ -102,8 +102,8 @@ def test_figure_2_and_5_against_depth():
     assert at[0] == pytest.approx(at[1]) and at[2] == pytest.approx(at[3])  # one scale for one quantity
     assert figure.axes[2].get_ylim() == figure.axes[3].get_ylim() != figure.axes[0].get_ylim()
     first = figure.axes[0]
-    np.testing.assert_allclose(first.lines[0].get_ydata(), np.array([1, 2, 4]) + 0.5)
-    assert len(first.lines) == 2
+    np.testing.assert_allclose(first.lines[0].get_ydata(), np.array([1, 2, 4]) + 1)
+    assert len(first.lines) == len(first.collections) == 2
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["quick", "archive"]
     assert plots.figure5(ends()).axes[0].get_title() == first.get_title()
     assert figure._supxlabel.get_text() == "linear layers in the head"
@@ -114,7 +114,20 @@ def test_figure_3_against_the_number_of_nonlinear_layers():
     titles = [axis.get_title() for axis in figure.axes]
     assert titles == ["least imbalance", "mean imbalance", "minimum negativity", "mean negativity"]
     assert not figure.legends  # one result needs no legend
-    np.testing.assert_allclose(band(figure.axes[1])[2], np.array([1, 2, 4]) + 0.5 + 0.5 * np.sqrt(2))
+    np.testing.assert_allclose(band(figure.axes[1])[2], np.array([1, 2, 4]) + 1 + 1)
+
+
+@pytest.mark.parametrize(("runs", "dots", "bands"), [(1, 0, 1), (2, 1, 0), (3, 0, 1)])
+def test_two_runs_are_dots(runs, dots, bands):
+    """A band of one has no width; of two, the standard deviation says nothing that the dots do not say better."""
+    axis = plots.figure2(ends(runs=runs)).axes[0]
+    assert (len(axis.lines), len(axis.collections)) == (1 + dots, bands)
+    if dots:
+        assert sorted(axis.lines[1].get_xydata().tolist()) == [[d, d + r] for d in (1, 2, 4) for r in (0, 1)]
+    assert plots.figure1(history(runs=2)).axes[0].get_legend_handles_labels()[1] == [
+        *(f"{n} (ReLU)" for n in (3, 4, 5)),
+        *"6789",
+    ]
 
 
 def test_class_means_are_pictures_of_gram_matrices():
