@@ -6,6 +6,7 @@ import ast
 import contextlib
 import hashlib
 import os
+import time
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -63,6 +64,14 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def sweep_away(folder: Path, age: float = 86_400.0) -> None:
+    """Remove what :func:`atomic` was writing in a process that was killed, once it is a day old."""
+    for path in folder.glob(".*." + "[0-9a-f]" * 8):
+        with contextlib.suppress(OSError):  # another process was faster
+            if time.time() - path.stat().st_mtime > age:
+                path.unlink()
 
 
 def set_aside(path: Path, reason: object) -> None:

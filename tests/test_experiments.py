@@ -562,6 +562,17 @@ def test_the_committed_archives_are_whole(figure, profile):
     assert RUN.git("cat-file", "-t", f"{commit}:ncutils/training.py") == "blob"  # in the history, and holds the code
 
 
+def test_what_a_killed_process_was_writing_is_removed_a_day_later(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCUTILS_CACHE", str(tmp_path))
+    old, new, other = (tmp_path / name for name in (".a.parquet.0123abcd", ".b.parquet.0123abcd", "c.parquet.0123abcd"))
+    for path in (old, new, other):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    run(TINY.but(linear=(1,), weight_decay=(0.001,), seeds=1))
+    assert not old.exists() and new.exists() and other.exists()
+
+
 PRINT_HASH = """
 import importlib
 for name in ("ncutils.experiments.jobs", "ncutils.cells"):  # where it stood, newest first

@@ -77,6 +77,8 @@ def run(
     keys = [job.key() for job, _ in planned]
     frames = {key: frame for key in keys if (frame := jobs_.read(folder, key)) is not None}
     missing = {key: job for key, (job, _) in zip(keys, planned, strict=True) if key not in frames}
+    if folder is not None:
+        _files.sweep_away(folder)
     with _stoppable(folder), _bar(f"figure {spec.figure}, {spec.profile}", len(keys), len(frames), progress) as bar:
         frames |= _solve_all(missing, folder, jobs, backend, device, bar)
     return _tidy(spec, planned, [frames[key] for key in keys], device)
