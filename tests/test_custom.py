@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import io
 import itertools
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -116,6 +118,18 @@ def test_torch_random_numbers_go_on_as_before():
     torch.manual_seed(3)
     run(declare(network=dropping, linear=1, seeds=1))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_callers_default_dtype_changes_nothing():
+    spec = declare(linear=1, seeds=1, precision="float64")
+    first = run(spec).frame
+    for path in Path(os.environ["NCUTILS_CACHE"]).iterdir():
+        path.unlink()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert run(spec).frame.equals(first) and torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_a_run_that_diverges_is_told():

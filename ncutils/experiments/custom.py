@@ -7,6 +7,7 @@ libraries they import.
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import inspect
@@ -30,7 +31,8 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.d
 def train(job, data, seen: Mapping, progress: bool = False) -> training.TrainingResult:
     """The runs of a job one after the other, by the plain engine; ``seen`` are the sets to measure on, by name.
 
-    A run's seed fixes its initial weights, its batches and whatever else draws from torch's generator.
+    A run's seed fixes its initial weights, its batches and whatever else draws from torch's generator. The job's
+    precision is torch's default dtype meanwhile.
     """
     config, rows, gone, seconds = replace(job.config, precision=None), [], [], 0.0
     lrs, decays = (config.per_run(name, len(job.seeds)) for name in ("lr", "weight_decay"))
@@ -38,7 +40,7 @@ def train(job, data, seen: Mapping, progress: bool = False) -> training.Training
         one = replace(config, lr=lr, weight_decay=decay)
         measure = functools.partial(job.measure, seen=seen) if seen else None
         optimizer = None if job.optimizer is None else functools.partial(_made, job.optimizer, lr, decay)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), _default_dtype(job.dtype):
             torch.manual_seed(seed)
             network = replace(job, seeds=(seed,)).build(data)
             result = _plain.train(network, data, one, job.loss, optimizer, measure, progress, seed)
@@ -48,6 +50,17 @@ def train(job, data, seen: Mapping, progress: bool = False) -> training.Training
     return training.TrainingResult(network, rows, gone, seconds)
 
 
+@contextlib.contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """torch's default dtype for as long as this lasts: what a caller has set, a worker process has not."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def _made(optimizer, lr: float, weight_decay: float, parameters: list) -> torch.optim.Optimizer:
     return optimizer(parameters, lr=lr, weight_decay=weight_decay)
 
@@ -55,7 +68,8 @@ def _made(optimizer, lr: float, weight_decay: float, parameters: list) -> torch.
 def build(job, data) -> nn.Module:
     """What the job's function makes, checked on two samples."""
     shape = {name: getattr(job.network, name) for name in ("num_nonlinear", "num_linear", "width")}
-    module = job.network.kind(**shape)
+    with _default_dtype(job.dtype):
+        module = job.network.kind(**shape)
     if not isinstance(module, nn.Module):
         raise TypeError(f"network must return an nn.Module; got {shown(module)}")
     module = module.to(device=job.device, dtype=job.dtype)
