@@ -82,6 +82,14 @@ def test_a_notebook_that_is_none_is_named(tmp_path, content):
         claims.read_claims([path])
 
 
+@pytest.mark.parametrize("side", ["below", "above"])
+def test_a_claim_stores_the_side_of_its_threshold(side):
+    found = Claims()
+    numbers = found.add("a", "ours", "A.", 0.5, **{side: 1.0}).numbers
+    assert numbers == {"value": 0.5, side: 1.0} and found[0].verdict == ("holds" if side == "below" else "fails")
+    assert f"value 0.5, {side} 1" in repr(found)
+
+
 def test_an_id_is_appended_once_and_its_numbers_are_numbers():
     found = Claims()
     found.append(claims.Claim("a", "A.", "ours", "02", "", "holds"))
