@@ -57,7 +57,7 @@ def test_the_same_network_as_the_librarys_gives_the_same_numbers():
         job = next(j for j in spec.jobs() if j.network.num_linear == linear)
         flat = BLOBS[0].to(dtype=torch.float64)
         network = training.MLP(flat.x.shape[1], 3, num_nonlinear=2, num_linear=linear, width=8, dtype=torch.float64)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), custom._default_dtype(torch.float64):
             torch.manual_seed(0)
             made = job.build(flat)
         weights = [m.weight for m in made if isinstance(m, nn.Linear)]
@@ -99,6 +99,21 @@ def test_seed_step_size_and_weight_decay_reach_the_run():
     assert set(zip(frame["lr"], frame["weight_decay"], strict=True)) == {
         (a, b) for a in (0.02, 0.05) for b in (0.001, 0.01)
     }
+
+
+def test_the_seed_reaches_the_initial_weights_and_the_batches():
+    def constant(num_nonlinear, num_linear, width):
+        made = mlp(num_nonlinear, num_linear, width)
+        for number, parameter in enumerate(made.parameters()):
+            torch.nn.init.eye_(parameter).data.mul_(1 + number)
+        return made
+
+    for make, at_the_start, at_the_end in ((mlp, 2, 2), (constant, 1, 2)):
+        frame = run(declare(network=make, linear=1, weight_decay=0.001))
+        assert frame[frame["step"] == 0].groupby("split")["loss"].nunique().tolist() == [at_the_start] * 2
+        assert (
+            frame[frame["step"] == frame["step"].max()].groupby("split")["loss"].nunique().tolist() == [at_the_end] * 2
+        )
 
 
 def test_the_optimizer_is_given_what_is_swept():

@@ -68,8 +68,7 @@ def _made(optimizer, lr: float, weight_decay: float, parameters: list) -> torch.
 def build(job, data) -> nn.Module:
     """What the job's function makes, checked on two samples."""
     shape = {name: getattr(job.network, name) for name in ("num_nonlinear", "num_linear", "width")}
-    with _default_dtype(job.dtype):
-        module = job.network.kind(**shape)
+    module = job.network.kind(**shape)
     if not isinstance(module, nn.Module):
         raise TypeError(f"network must return an nn.Module; got {shown(module)}")
     module = module.to(device=job.device, dtype=job.dtype)
