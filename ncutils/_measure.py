@@ -63,7 +63,7 @@ def measure(
         progress: show a bar (needs tqdm).
 
     Returns:
-        One row a layer: ``run, layer``; ``nc1, nc1_pinv, cdnv`` (:func:`ncutils.metrics.nc1`), ``nc2, nc2_etf,
+        One row a layer, in the order in which they run: ``run, layer``; ``nc1, nc1_pinv, cdnv`` (:func:`ncutils.metrics.nc1`), ``nc2, nc2_etf,
         nc2_orthogonal``, ``equinorm, equiangularity``; ``nc3, self_duality`` and ``product_nc2`` for the inputs of the
         last linear layer and of the bias-free linear layers right before it, with the product W_L...W_l as the weight;
         ``nc4``, the share of samples to which the model's output gives the class of the nearest mean;
@@ -107,7 +107,8 @@ def measure(
         reader.read("data" if reference is None else "reference", about, seen.means)
         seen.settle()
         reader.read("data", batches, seen.relative, seen.outputs)
-        return pd.DataFrame([seen.row(name) for name in wanted if name in seen.statistics])
+        ran = seen.statistics if layers is None else wanted  # in the order in which they run, or were asked for
+        return pd.DataFrame([seen.row(name) for name in ran if name in seen.statistics])
 
 
 class _Seen:

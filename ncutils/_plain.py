@@ -64,6 +64,8 @@ def _train_one(module, source, config, loss, optimizer, measured, bar, seed):
     stepper = torch.optim.SGD(parameters, **plain) if optimizer is None else optimizer(parameters)
     if not isinstance(stepper, torch.optim.Optimizer):
         raise TypeError(f"optimizer must return a torch.optim.Optimizer; got {type(stepper).__name__}")
+    if isinstance(stepper, torch.optim.LBFGS):
+        raise ValueError("optimizer must step without a closure; got LBFGS")
     schedule = torch.optim.lr_scheduler.LambdaLR(stepper, lambda step: training.learning_rate_factor(config, step))
     stops, rows = set(training.measurement_steps(config)), []
     where = parameters[0].device

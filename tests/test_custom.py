@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import abc
+import collections
+import dataclasses
 import functools
-import io
+import importlib
 import itertools
+import logging
 import os
+import random
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,6 +25,7 @@ from ncutils import data, experiments, training
 from ncutils.experiments import custom
 from ncutils.experiments.custom import fingerprint
 
+run_ = sys.modules["ncutils.experiments.run"]
 BLOBS = (data.gaussian(20, num_classes=3), data.gaussian(20, num_classes=3, split="test"))
 
 
@@ -198,7 +206,7 @@ def test_other_code_of_the_same_name_is_another_result(part, tmp_path):
 
 def test_an_archive_of_the_librarys_network_is_not_one_of_yours(tmp_path):
     experiments.save_archive(run(declare(network="mlp")), tmp_path)
-    with pytest.raises(ValueError, match=r"loss is None there, 'cross_entropy' here"):
+    with pytest.raises(ValueError, match=r"loss is None there, 'cross_entropy \(own\)' here"):
         experiments.load_archive(declare(network="mlp", loss=nn.functional.cross_entropy), folder=tmp_path)
 
 
@@ -220,6 +228,39 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.layer(x).relu()
+
+
+@dataclasses.dataclass
+class Maker:  # cannot be hashed
+    scale: float = 1.0
+
+    def __call__(self, num_nonlinear, num_linear, width):
+        return mlp(num_nonlinear, num_linear, width)
+
+
+class Slotted:
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+
+class Base(abc.ABC):
+    @abc.abstractmethod
+    def f(self): ...
+
+    @functools.cached_property
+    def g(self):
+        return 1
+
+
+class Listed(list):
+    pass
+
+
+@functools.wraps(nn.functional.cross_entropy)
+def wrapped(outputs, y):
+    return nn.functional.mse_loss(outputs, outputs)
 
 
 def test_what_a_function_calls_is_part_of_it(monkeypatch):
@@ -258,6 +299,26 @@ def test_a_method_is_part_of_its_class(monkeypatch):
         (torch.zeros(3), torch.ones(3)),
         (nn.Linear(2, 2), nn.Linear(2, 3)),
         (0, False),
+        (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.5)),
+        (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum")),
+        (nn.functional.max_pool2d, nn.functional.adaptive_max_pool2d),
+        (torch.optim.swa_utils.get_ema_avg_fn(0.9), torch.optim.swa_utils.get_ema_avg_fn(0.99)),
+        (lambda *a: 1, lambda **a: 1),
+        (lambda a, b: 1, lambda a, *, b: 1),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        (torch.zeros(3), torch.zeros(3, dtype=torch.float64)),
+        (torch.zeros(3), torch.zeros(3, requires_grad=True)),
+        (np.zeros(2), np.zeros(2, dtype=np.float32)),
+        (1j, 2j),
+        ({"a": 1}.get, {"a": 2}.get),
+        (Slotted(1), Slotted(2)),
+        (Listed([1]), Listed([2])),
+        (random.Random(1), random.Random(2)),
+        (collections.deque([1]), collections.deque([2])),
+        (collections.defaultdict(list), collections.defaultdict(dict)),
+        (Maker(1.0), Maker(2.0)),
+        (torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)),
+        (dataclasses.make_dataclass("A", [("a", int, 1)]), dataclasses.make_dataclass("A", [("a", int, 2)])),
     ],
 )
 def test_what_differs_is_told_apart(one, other):
@@ -283,14 +344,135 @@ def test_the_same_in_every_process():
 
 
 def test_what_cannot_be_told_apart_is_refused():
-    lock = io.BytesIO().__class__.__new__  # a built-in is known by its name
-    assert fingerprint(lock)
-    nothing = object()
-    with pytest.raises(TypeError, match="must hang on functions, classes and values; got <object object"):
-        fingerprint(lambda: nothing)
+    with open(os.devnull) as file:
+        for held in (threading.Lock(), file, (n for n in "ab")):
+            with pytest.raises(TypeError, match="must hang on functions, classes and values; got <"):
+                fingerprint(lambda held=held: held)
+    deep = []
+    for _ in range(3000):
+        deep = [deep]
+    with pytest.raises(TypeError, match="must not hang on values nested this deeply"):
+        fingerprint(deep)
+
+
+def closing():
+    if False:
+        later = 1
+    return lambda: later
+
+
+LOG = logging.getLogger("own")
+
+
+@pytest.mark.parametrize("value", [LOG, Base, closing(), torch.Generator(), Maker(), nn.functional.max_pool2d, wrapped])
+def test_what_is_common_is_not_refused(value):
+    assert len(fingerprint(value, lambda: value)) == 16
+
+
+def test_a_wrapped_function_is_yours():
+    other = functools.wraps(nn.functional.cross_entropy)(lambda outputs, y: 2 * outputs.sum())
+    assert len({fingerprint(wrapped), fingerprint(other), fingerprint(nn.functional.cross_entropy)}) == 3
+
+
+def test_values_that_are_equal_are_the_same_however_often_they_are_shared():
+    once = ("a", 1)
+    assert fingerprint((once, once)) == fingerprint((("a", 1), tuple(["a", 1])))
+    assert fingerprint(np.array([None, 1.5], dtype=object)) == fingerprint(np.array([None, 1.5], dtype=object))
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A module of the user's own, in a file."""
+    (tmp_path / "mynet.py").write_text(
+        "from torch import nn\nSCALE = 1.0\ndef helper(x):\n    return SCALE * x\n"
+        "def net(num_nonlinear, num_linear, width):\n"
+        "    made = nn.Sequential(nn.Linear(64, width), nn.Linear(width, 3))\n"
+        "    made[0].weight.data.mul_(SCALE)\n    return made\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    run_._end_workers()  # those that an earlier test left cannot import it
+    yield importlib.import_module("mynet")
+    del sys.modules["mynet"]
+    run_._end_workers()
+
+
+def test_a_module_of_your_own_is_part_of_what_uses_it(module, monkeypatch):
+    def inside(x):
+        import mynet
+
+        return mynet.helper(x)
+
+    def uses(x):
+        return module.helper(x)
+
+    monkeypatch.setitem(globals(), "mynet", module)
+    named = eval("lambda x: mynet.helper(x)", globals())
+    before = [fingerprint(f) for f in (inside, uses, named, module.net)]
+    monkeypatch.setattr(module, "SCALE", 3.0)
+    assert all(
+        now != was for now, was in zip([fingerprint(f) for f in (inside, uses, named, module.net)], before, strict=True)
+    )
+
+
+def test_a_worker_with_other_code_is_told(module, monkeypatch):
+    spec = declare(network=module.net, nonlinear=1, linear=1)
+    run(spec, backend="loky", jobs=2)
+    monkeypatch.setattr(module, "SCALE", 3.0)  # here, and not in the workers
+    with pytest.raises(RuntimeError, match="network, loss or optimizer is other code in a worker than here"):
+        run(spec, backend="loky", jobs=2)
+    assert run(spec).frame["loss"].notna().all()
+
+
+def test_code_that_changes_while_it_runs_is_told():
+    history = []
+
+    def loss(outputs, y):
+        history.append(len(outputs))
+        return nn.functional.cross_entropy(outputs, y)
+
+    with pytest.warns(UserWarning, match="loss: changed while it ran, as a list does that it appends to"):
+        run(declare(loss=loss, linear=1, seeds=1))
+
+
+def test_layers_are_numbered_as_they_run():
+    class Crossed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(8, 3, bias=False)  # before what runs before it
+            self.body = mlp(1, 1, 8)[:2]
+
+        def forward(self, x):
+            return self.head(self.body(x))
+
+    frame = run(declare(network=lambda **_: Crossed(), nonlinear=1, linear=1, seeds=1)).final()
+    assert frame.sort_values("layer")["name"].unique().tolist() == ["body.0.input", "head.input", "output"]
+
+
+def test_a_network_of_the_library_under_another_loss_says_that_loss():
+    frame = run(declare(network="mlp", loss=nn.functional.cross_entropy, linear=1, seeds=1)).frame
+    start = frame[frame["step"] == 0]
+    assert (start["loss"] - np.log(3)).abs().max() < 1 and not np.allclose(start["loss"], start["error"] ** 2 / 120)
+
+
+def test_a_function_of_the_librarys_name_is_not_the_librarys(tmp_path):
+    experiments.save_archive(run(declare(linear=1, seeds=1)), tmp_path)
+    with pytest.raises(ValueError, match=r"network is 'mlp \(own\)' there, 'mlp' here"):
+        experiments.load_archive(declare(network="mlp", linear=1, seeds=1), folder=tmp_path)
+
+
+def test_another_python_is_said_not_to_have_been_compared(tmp_path, monkeypatch):
+    spec = declare(linear=1, seeds=1)
+    experiments.save_archive(run(spec), tmp_path)
+    monkeypatch.setattr("platform.python_version", lambda: "3.99.0")
+    with pytest.warns(UserWarning, match="network not compared, for Python 3"):
+        experiments.load_archive(spec, folder=tmp_path)
 
 
 # --- requests that make no experiment
+
+
+KEPT = nn.Linear(BLOBS[0].x.shape[1], 3)
 
 
 def wrong_width(num_nonlinear, num_linear, width):
@@ -317,6 +499,31 @@ def wrong_width(num_nonlinear, num_linear, width):
         ),
         ({"optimizer": lambda *_, **__: 1}, TypeError, "optimizer must return a torch.optim.Optimizer; got int"),
         ({"lr": float("nan")}, ValueError, r"lr\[0\] must be at least 0, finite; got nan"),
+        ({"nonlinear": -1}, ValueError, r"nonlinear\[0\] must be at least 0; got -1"),
+        ({"linear": 0}, ValueError, r"linear\[0\] must be at least 1; got 0"),
+        ({"network": nn.Linear(64, 3)}, TypeError, "network must be a function that makes a module, not a module"),
+        ({"network": lambda width: None}, TypeError, "network must take num_nonlinear, num_linear and width by name"),
+        ({"network": lambda **_: nn.Linear(5, 3)}, ValueError, r"network must take x \(2, 64\), the shape of the data"),
+        (
+            {"network": lambda **_: nn.Linear(64, 3), "linear": 3},
+            ValueError,
+            "at least num_linear = 3 nn.Linear layers",
+        ),
+        ({"network": lambda **_: KEPT, "linear": 1}, ValueError, "got one that it made before"),
+        ({"loss": nn.CrossEntropyLoss}, ValueError, "loss must give one number with a gradient for outputs"),
+        ({"loss": nn.functional.mse_loss}, ValueError, "loss must give one number with a gradient for outputs"),
+        ({"loss": nn.CrossEntropyLoss(reduction="none")}, ValueError, "loss must give one number with a gradient"),
+        ({"loss": lambda o, y: 1.0}, ValueError, "loss must give one number with a gradient .*; got 1.0"),
+        (
+            {"optimizer": lambda p, lr, weight_decay: torch.optim.LBFGS(p)},
+            ValueError,
+            "step without a closure; got LBFGS",
+        ),
+        (
+            {"optimizer": torch.optim.AdamW, "sweep": {"momentum": (0.0, 0.9)}},
+            ValueError,
+            "sweep must not name momentum",
+        ),
         ({"measured": 10}, ValueError, "measured must be a multiple of the 3 classes; got 10"),
     ],
 )

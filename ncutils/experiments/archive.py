@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import warnings
 from pathlib import Path
 
 from ncutils import _files
@@ -83,13 +84,7 @@ def load_archive(
     if differ := [name for name in sorted({*wanted, *stored}) if wanted.get(name) != stored.get(name)]:
         seen = "; ".join(f"{name} is {stored.get(name)!r} there, {wanted.get(name)!r} here" for name in differ)
         raise ValueError(f"{about}: made from another specification of figure {spec.figure}, {spec.profile}: {seen}")
-    made_by, python = provenance.get("own_code", {}), provenance["versions"].get("python")
-    if python == platform.python_version():  # another Python compiles the same code to other bytes
-        for name, value in spec.own_code.items():
-            if (now := custom.fingerprint(value)) != made_by.get(name):
-                raise ValueError(
-                    f"{about}: made with another {name} of this name: {made_by.get(name)} there, {now} here"
-                )
+    _check_own_code(spec, provenance, about)
     if about.exists() and _sha256(path) != provenance.get("parquet_sha256"):
         raise ValueError(f"{path}: not the table that {about.name} describes (its SHA-256 differs)")
     if embedded is None:  # made before tables carried their own
@@ -105,6 +100,18 @@ def load_archive(
 
 
 archive = load_archive  # the name it had
+
+
+def _check_own_code(spec: Specification, provenance: dict, about: Path) -> None:
+    """That a network, loss and optimizer of the reader's own are those that made the archive."""
+    made_by, python = provenance.get("own_code", {}), provenance["versions"].get("python", "")
+    if python.split(".")[:2] != platform.python_version().split(".")[:2]:
+        if own := ", ".join(spec.own_code):
+            warnings.warn(f"{about}: {own} not compared, for Python {python} compiled it to other bytes", stacklevel=4)
+        return
+    for name, value in spec.own_code.items():
+        if (now := custom.fingerprint(value)) != made_by.get(name):
+            raise ValueError(f"{about}: made with another {name} of this name: {made_by.get(name)} there, {now} here")
 
 
 def _stored(figure: str | Specification, profile: str | None, folder: Path) -> tuple[Specification, Path]:
@@ -182,7 +189,11 @@ def check_committed() -> None:
 
 def _uncommitted() -> str:
     """Why no commit holds the code behind the results; "" if HEAD does."""
-    files = [str(jobs.PACKAGE / name) for name in (*jobs.CODE, "experiments") if (jobs.PACKAGE / name).exists()]
+    files = [
+        str(jobs.PACKAGE / name)
+        for name in (*jobs.CODE, *jobs.CODE_OF_OWN, "experiments")
+        if (jobs.PACKAGE / name).exists()
+    ]
     if git("rev-parse", "HEAD") is None or not git("ls-files", "--", *files):  # somebody else's checkout does not count
         return ", and this copy is not a git checkout: give --no-archive to compute and cache alone"
     changed = git("status", "--porcelain", "--", *files)

@@ -11,12 +11,13 @@ import contextlib
 import dis
 import functools
 import inspect
-import re
 import sys
 import sysconfig
 import types
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from ncutils import _files, _plain, training
 from ncutils._arguments import shown
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, range, np.generic)
+PLAIN = (type(None), type(...), bool, int, float, complex, str, bytes, torch.dtype, torch.device, range, np.generic)
 
 
 def train(job, data, seen: Mapping, progress: bool = False) -> training.TrainingResult:
@@ -65,21 +66,60 @@ def _made(optimizer, lr: float, weight_decay: float, parameters: list) -> torch.
     return optimizer(parameters, lr=lr, weight_decay=weight_decay)
 
 
+_MADE: weakref.WeakSet = weakref.WeakSet()
+
+
 def build(job, data) -> nn.Module:
-    """What the job's function makes, checked on two samples."""
+    """What the job's function makes, tried with its loss on two samples.
+
+    Raises:
+        TypeError, ValueError: it makes no network for these data, or one that it made before.
+    """
     shape = {name: getattr(job.network, name) for name in ("num_nonlinear", "num_linear", "width")}
+    try:
+        inspect.signature(job.network.kind).bind(**shape)
+    except TypeError as error:
+        raise TypeError(f"network must take num_nonlinear, num_linear and width by name: {error}") from error
     module = job.network.kind(**shape)
     if not isinstance(module, nn.Module):
         raise TypeError(f"network must return an nn.Module; got {shown(module)}")
+    if module in _MADE:
+        raise ValueError("network must make a new module whenever it is called; got one that it made before")
+    _MADE.add(module)
     module = module.to(device=job.device, dtype=job.dtype)
-    was_training = module.training
-    with torch.no_grad():
-        output = module.eval()(data.x[:2])
-    module.train(was_training)
-    expected = (len(data.x[:2]), data.num_classes)
+    few, labels, was_training = data.x[:2], data.y[:2], module.training
+    layers: list[nn.Module] = []
+    hooks = [m.register_forward_hook(lambda m, *_: layers.append(m)) for m in module.modules() if type(m) is nn.Linear]
+    try:
+        output = module.eval()(few)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"network must take x {tuple(few.shape)}, the shape of the data: {error}") from error
+    finally:
+        module.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    expected = (len(few), data.num_classes)
     if not isinstance(output, Tensor) or output.shape != expected:
-        raise ValueError(f"network must map x {tuple(data.x[:2].shape)} to {expected}; got {shown(output)}")
+        raise ValueError(f"network must map x {tuple(few.shape)} to {expected}; got {shown(output)}")
+    if len(layers) < job.network.num_linear:
+        wanted = f"at least num_linear = {job.network.num_linear} nn.Linear layers, whose inputs are measured"
+        raise ValueError(f"network must run {wanted}; got {len(layers)}")
+    if job.loss is not None:
+        check_loss(job.loss, output, labels)
     return module
+
+
+def check_loss(loss, output: Tensor, labels: Tensor) -> None:
+    """That a loss of your own takes these outputs and gives one number that can be differentiated."""
+    wanted = (
+        f"loss must give one number with a gradient for outputs {tuple(output.shape)}, labels {tuple(labels.shape)}"
+    )
+    try:
+        value = loss(output, labels)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"{wanted}: {error}") from error
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+        raise ValueError(f"{wanted}; got {shown(value)}")
 
 
 def measure(module: nn.Module, data, step: int, loss, layers: int) -> list[dict]:
@@ -95,7 +135,11 @@ def name(value) -> str:
 
 
 def fingerprint(*values) -> str:
-    """16 hex digits of what functions, classes and plain values say to Python.
+    """16 hex digits of what functions, classes and values say to Python.
+
+    Followed are the compiled code, defaults, closures, the globals that are read, attributes of modules of your own,
+    the methods and attributes of classes, the state of objects. What an installed library defines is known by its name.
+    Not seen: files that a function reads, the environment, what it looks up by a name that it computes.
 
     Raises:
         TypeError: something that a function hangs on has no content to read, such as an open file.
@@ -110,83 +154,142 @@ def fingerprint(*values) -> str:
         >>> fingerprint(slope) == same
         False
     """
-    seen: dict[int, object] = {}
-    return _files.digest(*(f"{part}\0" for value in values for part in _parts(value, seen)))
+    seen: dict[int, tuple[int, object]] = {}
+    try:
+        return _files.digest(*(f"{part}\0" for value in values for part in _parts(value, seen)))
+    except RecursionError as error:
+        raise TypeError("network, loss and optimizer must not hang on values nested this deeply") from error
 
 
 def _parts(value, seen: dict) -> Iterator[str]:
+    """What a value says, piece by piece; one that was met before by its number."""
+    kind = type(value)
     if isinstance(value, PLAIN):
-        yield repr(value)
+        yield f"{kind.__qualname__} {value!r}"
         return
     if isinstance(value, types.ModuleType) or _of_a_library(value):
-        yield getattr(value, "__module__", "") or ""
-        yield getattr(value, "__qualname__", None) or value.__name__
+        yield f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', None) or value.__name__}"
+        if isinstance(value, types.FunctionType) and value.__closure__:  # made for a purpose, which is in there
+            yield from _parts(_closure(value), seen)
+        return
+    if kind in (tuple, frozenset, set):  # no way to hold themselves; equal ones are the same one or not by chance
+        yield f"{kind.__qualname__} of {len(value)}"
+        for part in value if kind is tuple else sorted(value, key=repr):
+            yield from _parts(part, seen)
         return
     if id(value) in seen:
-        yield f"number {list(seen).index(id(value))}"
+        yield f"number {seen[id(value)][0]}"
         return
-    seen[id(value)] = value  # kept, or its number could become another's
-    yield type(value).__qualname__
-    if isinstance(value, types.CodeType):
-        yield repr((value.co_code, value.co_names, value.co_varnames, value.co_freevars, value.co_argcount))
-        inner: list = [value.co_consts]
-    elif isinstance(value, types.FunctionType):
-        inner = [value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__]
-        inner += list(inspect.getclosurevars(value).nonlocals.items())
-        inner += [value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__]
-    elif isinstance(value, types.MethodType):
-        inner = [value.__func__, value.__self__]
-    elif isinstance(value, functools.partial):
-        inner = [value.func, value.args, value.keywords]
-    elif isinstance(value, (staticmethod, classmethod)):
-        inner = [value.__func__]
-    elif isinstance(value, property):
-        inner = [value.fget, value.fset]
-    elif isinstance(value, type):
-        own = {n: v for n, v in vars(value).items() if not n.startswith("__") or callable(v)}
-        own = {
-            n: v for n, v in own.items() if not isinstance(v, (types.GetSetDescriptorType, types.MemberDescriptorType))
-        }
-        inner = [value.__qualname__, value.__bases__, own]
-    elif isinstance(value, (Tensor, np.ndarray)):
-        array = value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value
-        yield _files.digest(str(array.shape), array.tobytes())
-        inner = []
-    elif isinstance(value, Mapping):
-        inner = [part for key in sorted(value, key=repr) for part in (key, value[key])]
-    elif isinstance(value, (set, frozenset)):
-        inner = sorted(value, key=repr)
-    elif isinstance(value, (tuple, list)):
-        inner = list(value)
-    elif isinstance(value, nn.Module):
-        inner = [type(value), repr(value), value.state_dict()]
-    elif hasattr(value, "__dict__"):
-        inner = [type(value), vars(value)]
-    elif re.search(r"\b0x[0-9a-f]+", text := repr(value)):
-        raise TypeError(f"network, loss and optimizer must hang on functions, classes and values; got {shown(value)}")
-    else:
-        inner = [text]
-    for part in inner:
+    seen[id(value)] = (len(seen), value)  # kept, or its address could become another's
+    yield f"{kind.__module__}.{kind.__qualname__}"
+    for part in _inside(value, kind):
         yield from _parts(part, seen)
     yield "end"
 
 
-def _names(code: types.CodeType) -> list[str]:
-    """Every global that a function reads, and that the functions inside it read."""
-    read = [step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
-    inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _names(const)]
-    return list(dict.fromkeys(read + inner))
+def _inside(value, kind: type) -> Iterator:
+    """What a value is made of."""
+    if isinstance(value, types.CodeType):
+        yield value.co_code, value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars, value.co_flags
+        yield value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount, value.co_consts
+    elif isinstance(value, types.FunctionType):
+        yield value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, vars(value), _closure(value)
+        yield _read_by(value.__code__, value.__globals__ | dict(_closure(value)))
+    elif isinstance(value, types.MethodType):
+        yield value.__func__, value.__self__
+    elif isinstance(value, types.BuiltinFunctionType):
+        yield value.__qualname__, None if isinstance(value.__self__, types.ModuleType) else value.__self__
+    elif isinstance(value, functools.partial):
+        yield value.func, value.args, value.keywords
+    elif isinstance(value, (staticmethod, classmethod)):
+        yield value.__func__
+    elif isinstance(value, property):
+        yield value.fget, value.fset
+    elif isinstance(value, functools.cached_property):
+        yield value.func
+    elif isinstance(value, type):
+        kinds = (types.GetSetDescriptorType, types.MemberDescriptorType)
+        own = {n: v for n, v in vars(value).items() if n != "_abc_impl" and not isinstance(v, kinds)}
+        own = {n: v for n, v in own.items() if not (n.startswith("__") and n.endswith("__")) or callable(v)}
+        yield value.__qualname__, value.__bases__, type(value), own
+    elif isinstance(value, Tensor):
+        yield str(value.dtype), value.requires_grad, tuple(value.shape)
+        yield _files.digest(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, np.ndarray):
+        yield str(value.dtype), value.shape
+        yield value.tolist() if value.dtype.hasobject else _files.digest(np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, nn.Module):
+        yield kind, vars(value)
+    elif kind is list:
+        yield tuple(value)
+    elif kind in (dict, types.MappingProxyType):
+        yield tuple(value.items())
+    else:
+        yield kind, *_state(value)
+
+
+def _state(value) -> Iterator:
+    """What pickling would keep of an object, piece by piece and not as bytes, which differ from process to process."""
+    try:
+        reduced = value.__reduce_ex__(4)
+    except Exception as error:  # whatever its own method raises
+        wanted = "network, loss and optimizer must hang on functions, classes and values"
+        raise TypeError(f"{wanted}; got {shown(value)}") from error
+    yield getattr(value, "__wrapped__", None)  # what functools.cache holds
+    for part in (reduced,) if isinstance(reduced, str) else reduced:
+        yield tuple(part) if isinstance(part, Iterator) else part
+
+
+def _closure(function: types.FunctionType) -> tuple:
+    found = []
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # still empty
+            found.append((name, cell.cell_contents))
+    return tuple(found)
+
+
+def _read_by(code: types.CodeType, names: Mapping) -> tuple:
+    """The globals that a function and those inside it read; of modules of your own the attributes that it names."""
+    found: dict[str, object] = {}
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF") and step.argval in names:
+            found[step.argval] = names[step.argval]
+        elif step.opname == "IMPORT_NAME" and step.argval in sys.modules:
+            found[step.argval] = sys.modules[step.argval]
+    modules = [
+        m for m in found.values() if isinstance(m, types.ModuleType) and not _library_file(m.__dict__.get("__file__"))
+    ]
+    for module in modules:
+        found |= {f"{module.__name__}.{n}": vars(module)[n] for n in code.co_names if n in vars(module)}
+    inner = [_read_by(const, names) for const in code.co_consts if isinstance(const, types.CodeType)]
+    return (*found.items(), *(pair for part in inner for pair in part))
 
 
 def _of_a_library(value) -> bool:
     """Whether a function, class or built-in is known by its name, as code that nobody edits between two runs."""
-    module = getattr(value, "__module__", None)
-    if isinstance(value, (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)):
+    if isinstance(value, types.BuiltinFunctionType):
+        return isinstance(value.__self__, types.ModuleType)
+    if isinstance(value, (types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType)):
         return True
-    if not isinstance(value, (type, types.FunctionType)) or not isinstance(module, str) or module == "__main__":
+    if not isinstance(value, (type, types.FunctionType)) or not isinstance(value.__module__, str):
         return False
-    if module.partition(".")[0] in {*sys.stdlib_module_names, "ncutils", "torch", "numpy"}:
+    module = sys.modules.get(value.__module__)
+    if module is None or module.__name__ == "__main__":
+        return False
+    if isinstance(value, types.FunctionType):
+        return _library_file(value.__code__.co_filename)
+    there: object = module
+    for part in value.__qualname__.split("."):
+        there = getattr(there, part, None)
+    return there is value and _library_file(getattr(module, "__file__", None))
+
+
+@functools.cache
+def _library_file(path: str | None) -> bool:
+    """Whether a file belongs to Python, to an installed package or to this one; None is Python's own."""
+    if path is None:
         return True
-    path = getattr(sys.modules.get(module), "__file__", None) or ""
-    folders = {sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib")}
-    return any(path.startswith(folder) for folder in folders if folder)
+    folders = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    folders += [str(Path(__file__).resolve().parents[1]), str(Path(torch.__file__).parent)]
+    inside = any(folder and Path(path).is_relative_to(folder) for folder in folders)
+    return inside or bool({"site-packages", "dist-packages"} & set(Path(path).parts))

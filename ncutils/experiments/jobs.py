@@ -10,7 +10,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def code_on_disk(names: tuple[str, ...] = CODE) -> str:
 
 # Read when this module is imported, for what computes is what was imported: a kernel whose files are edited later
 # must not store the old code's results under the new code's key.
-_CODE_HASH, _HASH_OF_OWN = code_on_disk(), code_on_disk(CODE_OF_OWN)
+_CODE_HASH, HASH_OF_OWN = code_on_disk(), code_on_disk(CODE_OF_OWN)
 
 Own = Dataset | tuple | Callable
 
@@ -119,7 +119,7 @@ class NetworkConfig:
         64
     """
 
-    kind: str | Callable
+    kind: str | Callable = field(hash=False)
     num_nonlinear: int
     num_linear: int
     width: int = 64
@@ -156,8 +156,8 @@ class Job:
     seeds: tuple[int, ...]
     class_grams: bool = False
     device: str = "cpu"
-    loss: Callable | None = None
-    optimizer: Callable | None = None
+    loss: Callable | None = field(default=None, hash=False)
+    optimizer: Callable | None = field(default=None, hash=False)
 
     @property
     def own(self) -> bool:
@@ -208,7 +208,7 @@ class Job:
         parts["data"] = values(self.data) | {"source": self.data.name}
         code = code_hash()
         if self.own:
-            code += _HASH_OF_OWN + custom.fingerprint(self.network.kind, self.loss, self.optimizer)
+            code += HASH_OF_OWN + custom.fingerprint(self.network.kind, self.loss, self.optimizer)
             parts["network"] |= {"kind": custom.name(self.network.kind)}
         what = (parts, self.seeds, self.class_grams, self.device, code, self.data.checksum(), torch.__version__)
         return _files.digest(json.dumps(what))
@@ -240,6 +240,14 @@ class Job:
         frame.attrs = {"seconds": round(result.seconds, 1)}
         return frame
 
+    def _own_loss(self, network, samples) -> float:
+        """The loss of your own on a library's network of one run, in evaluation mode."""
+        was_training = network.training
+        with torch.no_grad():
+            value = float(self.loss(network.eval()(samples.x)[0], samples.y))  # type: ignore[misc]
+        network.train(was_training)
+        return value
+
     def measure(self, network, train, step: int, seen) -> list[dict]:
         """The rows of one step, of every set in ``seen``."""
         rows = []
@@ -249,6 +257,8 @@ class Job:
                 part = custom.measure(network, samples, step, self.loss, layers)
             else:
                 part = training.measure_layers(network, samples, step)
+            if self.loss is not None and not callable(self.network.kind):
+                part = [row | {"loss": self._own_loss(network, samples)} for row in part]
             if isinstance(network, networks.ResNet20):
                 part += _backbone_rows(network, samples, part)
             if self.class_grams and step == self.steps and split == "train":
@@ -259,7 +269,7 @@ class Job:
 
 def values(config) -> dict:
     """The fields of a dataclass and what they hold, the contents as they are."""
-    return {field.name: getattr(config, field.name) for field in fields(config)}
+    return {part.name: getattr(config, part.name) for part in fields(config)}
 
 
 def solve(job: Job, key: str, folder: Path | None):

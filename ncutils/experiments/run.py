@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -81,6 +82,12 @@ def run(
         _files.sweep_away(folder)
     with _stoppable(folder), _bar(f"figure {spec.figure}, {spec.profile}", len(keys), len(frames), progress) as bar:
         frames |= _solve_all(missing, folder, jobs, backend, device, bar)
+    if missing and spec.own_code and planned[0][0].key() != keys[0]:
+        warnings.warn(
+            f"{', '.join(spec.own_code)}: changed while it ran, as a list does that it appends to; what was computed "
+            "will not be found again, and may depend on what ran before",
+            stacklevel=3,
+        )
     return _tidy(spec, planned, [frames[key] for key in keys], device)
 
 
@@ -134,6 +141,11 @@ def _solve_all(missing, folder, jobs, backend, device, bar) -> dict:
 
 def _solve(job: Job, key: str, folder: Path | None, parent: int):
     _end_with(parent)
+    if job.own and os.getpid() != parent and job.key() != key:
+        raise RuntimeError(
+            "network, loss or optimizer is other code in a worker than here: a module of yours was changed after it "
+            'was imported. Start Python anew, or take backend="sequential"'
+        )
     return key, jobs_.solve(job, key, folder)
 
 
@@ -350,6 +362,7 @@ def _provenance(spec, job: Job, device: str, name: str, seconds: float) -> dict:
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions |= {"numpy": numpy.__version__, "pandas": pandas.__version__, "ncutils": ncutils.__version__}
     own = {name: custom.fingerprint(value) for name, value in spec.own_code.items()}
+    own |= {"library": jobs_.HASH_OF_OWN} if own else {}
     return ({"own_code": own} if own else {}) | {
         "figure": spec.figure,
         "profile": spec.profile,

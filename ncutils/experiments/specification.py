@@ -9,7 +9,21 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 
-from ncutils._arguments import anything, function, instance, integer, many, number, one_or_many, optional, pair, text
+from torch import nn
+
+from ncutils._arguments import (
+    anything,
+    function,
+    instance,
+    integer,
+    many,
+    number,
+    one_or_many,
+    optional,
+    pair,
+    shown,
+    text,
+)
 from ncutils.experiments import custom
 from ncutils.experiments.jobs import NETWORKS, DataConfig, Job, NetworkConfig, values
 from ncutils.training import TrainingConfig, learning_rate_factor
@@ -83,12 +97,15 @@ class Specification:
             object.__setattr__(self, name, value)
             if not value:
                 raise ValueError(f"{name} must hold at least one value; got none")
-            many(integer() if name in ("nonlinear", "linear") else number(least=0, finite=True))(name, value)
+            least = {"nonlinear": 0, "linear": 1}.get(name)
+            many(number(least=0, finite=True) if least is None else integer(least=least))(name, value)
         for name in ("loss", "optimizer"):
             optional(function)(name, getattr(self, name))
         if self.network not in NETWORKS and not callable(self.network):
             kinds = ", ".join(NETWORKS)
             raise ValueError(f"network must be one of {kinds}, or a function that makes one; got {self.network!r}")
+        if isinstance(self.network, nn.Module):
+            raise TypeError(f"network must be a function that makes a module, not a module; got {shown(self.network)}")
         if callable(self.network) and self.class_means:
             raise ValueError("class_means must be False with a network of your own; got True")
         if self.own_code and self.training.precision == "bfloat16":
@@ -102,6 +119,8 @@ class Specification:
         known = _names(TrainingConfig) - {"lr", "weight_decay", "steps", "epochs", "batch_size", "precision"}
         if unknown := [name for name, _ in sweep if name not in known]:
             raise ValueError(f"sweep must name options among {', '.join(sorted(known))}; got {', '.join(unknown)}")
+        if self.optimizer is not None and "momentum" in dict(sweep):
+            raise ValueError("sweep must not name momentum with an optimizer of your own, which is not told of it")
         object.__setattr__(self, "sweep", sweep)
 
     def __getattr__(self, name: str):
@@ -121,7 +140,7 @@ class Specification:
         flat = {name: value for name, value in values(self).items() if name not in ("data", "training")}
         flat |= {"data" if name == "source" else name: value for name, value in values(self.data).items()}
         flat |= {name: value for name, value in values(self.training).items() if name not in ("lr", "weight_decay")}
-        flat |= {name: custom.name(value) for name, value in flat.items() if callable(value)}
+        flat |= {name: f"{custom.name(value)} (own)" for name, value in flat.items() if callable(value)}
         return json.loads(json.dumps(flat | {"data": self.data.name, "precision": self.precision or "float32"}))
 
     @property
