@@ -63,11 +63,12 @@ def measure(
         progress: show a bar (needs tqdm).
 
     Returns:
-        One row a layer, in the order in which they run: ``run, layer``; ``nc1, nc1_pinv, cdnv`` (:func:`ncutils.metrics.nc1`), ``nc2, nc2_etf,
-        nc2_orthogonal``, ``equinorm, equiangularity``; ``nc3, self_duality`` and ``product_nc2`` for the inputs of the
-        last linear layer and of the bias-free linear layers right before it, with the product W_L...W_l as the weight;
-        ``nc4``, the share of samples to which the model's output gives the class of the nearest mean;
-        ``ncc_accuracy``; ``stable_rank, numerical_rank`` of the matrix of class means. NaN where undefined.
+        One row a layer, in the order in which they run, or in that of ``layers``: ``run, layer``; ``nc1, nc1_pinv,
+        cdnv`` (:func:`ncutils.metrics.nc1`), ``nc2, nc2_etf, nc2_orthogonal``, ``equinorm, equiangularity``; ``nc3,
+        self_duality`` and ``product_nc2`` for the inputs of the last linear layer and of the bias-free linear layers
+        right before it, with the product W_L...W_l as the weight; ``nc4``, the share of samples to which the model's
+        output gives the class of the nearest mean; ``ncc_accuracy``; ``stable_rank, numerical_rank`` of the matrix of
+        class means. NaN where undefined.
 
     Raises:
         ValueError: naming what in ``model``, ``data``, ``layers`` or ``pool`` is wrong, seen and expected.
