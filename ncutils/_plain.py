@@ -102,22 +102,22 @@ def _rows(module, source, step: int, measured: Callable, loss: Callable) -> list
     return measure_module(module, source.dataset, step, loss)
 
 
-def measure_module(module, data, step: int, loss: Callable) -> list[dict]:
+def measure_module(module, data, step: int, loss: Callable, layers=None) -> list[dict]:
     """One row a place of :func:`ncutils.measure`, each with the loss, accuracy and error of the whole."""
     source = _source(data)
-    frame = measure(module, source.pairs())
-    was_training, total, right, error = module.training, 0.0, 0, 0.0
+    frame = measure(module, source.pairs(), layers)
+    was_training, seen = module.training, []
     module.eval()
     with torch.no_grad():
         where = next(module.parameters()).device
         for x, y in source.parts():
             x, y = x.to(where), y.to(where)
-            outputs = module(x)
-            total += float(loss(outputs, y)) * len(y)
-            right += int((outputs.argmax(1) == y).sum())
-            error += 2 * len(y) * float(squared_error(outputs.double(), y))
+            seen.append((module(x), y))
+        outputs, y = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        value, error = float(loss(outputs, y)), 2 * len(y) * float(squared_error(outputs.double(), y))
+        right = int((outputs.argmax(1) == y).sum())
     module.train(was_training)
-    whole = {"loss": total / len(source), "accuracy": right / len(source), "error": math.sqrt(error)}
+    whole = {"loss": value, "accuracy": right / len(y), "error": math.sqrt(error)}
     rows = []
     for index, row in enumerate(frame.to_dict("records")):
         part = "linear" if row["product_nc2"] == row["product_nc2"] or row["layer"] == "output" else "nonlinear"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import collections
 import dataclasses
+import enum
 import functools
 import importlib
 import itertools
@@ -14,6 +15,7 @@ import random
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import numpy as np
@@ -124,15 +126,16 @@ def test_the_seed_reaches_the_initial_weights_and_the_batches():
         )
 
 
-def test_the_optimizer_is_given_what_is_swept():
-    seen = []
+def test_the_optimizer_is_given_what_is_swept(tmp_path):
+    seen = tmp_path / "seen"
 
     def optimizer(parameters, lr, weight_decay):
-        seen.append((lr, weight_decay))
+        with seen.open("a") as file:
+            print(lr, weight_decay, file=file)
         return torch.optim.SGD(parameters, lr=lr, weight_decay=weight_decay)
 
     run(declare(optimizer=optimizer, linear=1, seeds=1))
-    assert seen == [(0.02, 0.001), (0.02, 0.01)]
+    assert seen.read_text().split() == ["0.02", "0.001", "0.02", "0.01"]
 
 
 def test_torch_random_numbers_go_on_as_before():
@@ -238,6 +241,38 @@ class Maker:  # cannot be hashed
         return mlp(num_nonlinear, num_linear, width)
 
 
+class StrEnum(str, enum.Enum):
+    A = "a"
+
+    def f(self):
+        return 1
+
+
+OtherStrEnum = enum.Enum("StrEnum", {"A": "a", "f": lambda self: 2}, type=str)
+
+
+class Marked:
+    __gain__ = 1
+
+
+OtherMarked = type("Marked", (), {"__gain__": 2})
+
+
+def trying(x):
+    try:
+        x.a()
+    except ValueError:
+        x.b()
+
+
+def trying_else(x):
+    x.a()
+    try:
+        x.b()
+    except ValueError:
+        x.b()
+
+
 class Slotted:
     __slots__ = ("value",)
 
@@ -299,6 +334,10 @@ def test_a_method_is_part_of_its_class(monkeypatch):
         (torch.zeros(3), torch.ones(3)),
         (nn.Linear(2, 2), nn.Linear(2, 3)),
         (0, False),
+        (StrEnum.A.f, OtherStrEnum.A.f),
+        (Marked, OtherMarked),
+        (trying, trying_else),
+        ({lambda: 1}, {lambda: 2}),
         (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.5)),
         (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum")),
         (nn.functional.max_pool2d, nn.functional.adaptive_max_pool2d),
@@ -415,13 +454,61 @@ def test_a_module_of_your_own_is_part_of_what_uses_it(module, monkeypatch):
     )
 
 
-def test_a_worker_with_other_code_is_told(module, monkeypatch):
+def test_workers_compute_with_the_code_that_is_here(module, monkeypatch):
+    """They imported the module before it was changed here, and would go on with what they have."""
     spec = declare(network=module.net, nonlinear=1, linear=1)
-    run(spec, backend="loky", jobs=2)
-    monkeypatch.setattr(module, "SCALE", 3.0)  # here, and not in the workers
-    with pytest.raises(RuntimeError, match="network, loss or optimizer is other code in a worker than here"):
-        run(spec, backend="loky", jobs=2)
-    assert run(spec).frame["loss"].notna().all()
+    before = run(spec, backend="loky", jobs=2).frame
+    monkeypatch.setattr(module, "SCALE", 3.0)
+    changed = run(spec, backend="loky", jobs=2).frame
+    assert not changed["loss"].equals(before["loss"])
+    for path in Path(os.environ["NCUTILS_CACHE"]).iterdir():
+        path.unlink()
+    assert run(spec).frame.equals(changed)
+
+
+def test_what_a_run_changes_the_next_one_does_not_see():
+    """A loss that counts: each job has its own count, on every engine."""
+
+    class Counting:
+        def __init__(self):
+            self.calls = 0
+
+        def __call__(self, outputs, y):
+            self.calls += 1
+            return nn.functional.cross_entropy(outputs, y) * (1 + 0.1 * self.calls)
+
+    found = []
+    for options in ({"backend": "sequential"}, {"backend": "loky", "jobs": 2}):
+        with pytest.warns(UserWarning, match="something that they hang on changed"):
+            found.append(run(declare(loss=Counting(), linear=1), **options).frame)
+    assert found[0].equals(found[1])
+
+
+def test_submodules_of_your_own_are_followed(tmp_path, monkeypatch):
+    for path, text in {
+        "lib1/__init__.py": "",
+        "lib1/sub/__init__.py": "from .h import gain as alias\n"
+        "def inner(x):\n    from . import h\n    return h.gain(x)\n",
+        "lib1/sub/h.py": "BY = 1\ndef gain(x):\n    return BY * x\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def imports(x):
+        import lib1.sub.h as q
+
+        return q.gain(x)
+
+    lib1 = importlib.import_module("lib1.sub.h") and sys.modules["lib1"]
+    held = {"in": types.SimpleNamespace(module=lib1)}
+    uses = [lambda x: lib1.sub.h.gain(x), lib1.sub.inner, lib1.sub.alias, imports, lambda x, m=lib1: m, lambda x: held]
+    before = [fingerprint(f) for f in uses]
+    assert before == [fingerprint(f) for f in uses]
+    monkeypatch.setattr(sys.modules["lib1.sub.h"], "BY", 5)
+    assert not set(before) & {fingerprint(f) for f in uses}
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lib1"]:
+        del sys.modules[name]
 
 
 def test_code_that_changes_while_it_runs_is_told():
@@ -431,8 +518,51 @@ def test_code_that_changes_while_it_runs_is_told():
         history.append(len(outputs))
         return nn.functional.cross_entropy(outputs, y)
 
-    with pytest.warns(UserWarning, match="loss: changed while it ran, as a list does that it appends to"):
-        run(declare(loss=loss, linear=1, seeds=1))
+    spec = declare(loss=loss, linear=1, seeds=1)
+    with pytest.warns(UserWarning, match="loss: something that they hang on changed while a run went on"):
+        run(spec)
+    assert not list(Path(os.environ["NCUTILS_CACHE"]).glob("*.parquet"))  # the next process would find them
+
+
+def test_the_loss_of_many_samples_is_that_of_all_at_once():
+    many = data.gaussian(700, num_classes=3)  # more than a part
+    for network in ("mlp", mlp):
+        frame = run(declare(data=many, network=network, loss=nn.CrossEntropyLoss(reduction="sum"), linear=1, seeds=1,
+                            lr=1e-9, epochs=1)).frame  # fmt: skip
+        assert frame["loss"].between(0.5 * 2100, 4 * 2100).all()
+
+
+def test_parts_are_named_as_declared():
+    own, theirs = (run(declare(network=network, linear=3, seeds=1)).final() for network in (mlp, "mlp"))
+    parts = [frame[frame["layer"] > 0].drop_duplicates("layer").set_index("layer")["part"] for frame in (own, theirs)]
+    assert parts[0].to_dict() == parts[1].to_dict()
+
+
+def test_linear_layers_that_only_train_and_lazy_ones_are_no_obstacle():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head, self.other = nn.LazyLinear(8), nn.Linear(8, 3, bias=False), nn.Linear(8, 3)
+
+        def forward(self, x):
+            z = self.body(x).relu()
+            return self.head(z) + 0.1 * self.other(z) if self.training else self.head(z)
+
+    frame = run(declare(network=lambda **_: Auxiliary(), nonlinear=1, linear=1, seeds=1)).final()
+    assert sorted(frame["name"].unique()) == ["body.input", "head.input", "output"] and frame["nc3"].notna().any()
+
+
+def test_cost_leaves_the_random_numbers_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    experiments.cost(declare(network=lambda **_: nn.Sequential(Eye(), nn.Linear(64, 3)), linear=1, precision="float64"))
+    assert torch.equal(torch.rand(3), expected) and torch.get_default_dtype() == torch.float32
+
+
+class Eye(nn.Module):
+    def forward(self, x):
+        return x @ torch.eye(x.shape[1])
 
 
 def test_layers_are_numbered_as_they_run():
@@ -509,7 +639,7 @@ def wrong_width(num_nonlinear, num_linear, width):
             ValueError,
             "at least num_linear = 3 nn.Linear layers",
         ),
-        ({"network": lambda **_: KEPT, "linear": 1}, ValueError, "got one that it made before"),
+        ({"network": lambda **_: KEPT, "linear": 1, "runs_per_job": 2}, ValueError, "got one that it made before"),
         ({"loss": nn.CrossEntropyLoss}, ValueError, "loss must give one number with a gradient for outputs"),
         ({"loss": nn.functional.mse_loss}, ValueError, "loss must give one number with a gradient for outputs"),
         ({"loss": nn.CrossEntropyLoss(reduction="none")}, ValueError, "loss must give one number with a gradient"),

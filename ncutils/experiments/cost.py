@@ -109,7 +109,8 @@ def _noise(job: Job, samples: int) -> Dataset:
 
 def _job_seconds(job: Job) -> float:
     noise = _noise(job, max(2 * (job.training.batch_size or job.data.count), 500))
-    network = job.build(noise)
+    with custom.undisturbed(job.dtype):
+        network = job.build(noise)
     # The step size is irrelevant for the time and zero keeps the weights finite.
     config = replace(job.config, steps=2, epochs=None, lr=0.0)
 
@@ -126,7 +127,8 @@ def _job_seconds(job: Job) -> float:
             steps *= 2
             spent = seconds(steps)
         start = time.perf_counter()
-        job.measure(network, noise, 0, {"train": noise})
+        with custom.undisturbed(job.dtype):
+            job.measure(network, noise, 0, {"train": noise})
         measure = (time.perf_counter() - start) / len(noise)
     measured = (job.data.measured or job.data.count) + job.data.test_samples
     return spent / steps * job.steps + measure * measured * len(training.measurement_steps(job.config))
@@ -138,11 +140,12 @@ def _step_flops(job: Job) -> float:
 
     one = replace(job, seeds=job.seeds[:1], device="cpu")
     noise = _noise(one, job.training.batch_size or job.data.count)
-    network = one.build(noise)
-    if isinstance(network, MLP):
-        return training.step_flops(network.sizes, network.num_nonlinear, len(noise))
-    with FlopCounterMode(display=False) as counter:
-        network(noise.x).sum().backward()
+    with custom.undisturbed(job.dtype):
+        network = one.build(noise)
+        if isinstance(network, MLP):
+            return training.step_flops(network.sizes, network.num_nonlinear, len(noise))
+        with FlopCounterMode(display=False) as counter:
+            network(noise.x).sum().backward()
     return counter.get_total_flops()
 
 

@@ -202,13 +202,17 @@ class Job:
             device=self.device,
         )
 
-    def key(self) -> str:
-        """16 hex digits that name the result."""
+    def own_code(self) -> str:
+        """16 hex digits of the network, loss and optimizer of your own; "" without any."""
+        return custom.fingerprint(self.network.kind, self.loss, self.optimizer) if self.own else ""
+
+    def key(self, own_code: str | None = None) -> str:
+        """16 hex digits that name the result; ``own_code`` where it is known already."""
         parts = {part: values(getattr(self, part)) for part in ("network", "training")}
         parts["data"] = values(self.data) | {"source": self.data.name}
         code = code_hash()
         if self.own:
-            code += HASH_OF_OWN + custom.fingerprint(self.network.kind, self.loss, self.optimizer)
+            code += HASH_OF_OWN + (self.own_code() if own_code is None else own_code)
             parts["network"] |= {"kind": custom.name(self.network.kind)}
         what = (parts, self.seeds, self.class_grams, self.device, code, self.data.checksum(), torch.__version__)
         return _files.digest(json.dumps(what))
@@ -253,8 +257,8 @@ class Job:
         rows = []
         for split, samples in seen.items():
             if callable(self.network.kind):
-                layers = self.network.num_nonlinear + self.network.num_linear
-                part = custom.measure(network, samples, step, self.loss, layers)
+                shape = self.network.num_nonlinear, self.network.num_linear
+                part = custom.measure(network, samples, step, self.loss, *shape)
             else:
                 part = training.measure_layers(network, samples, step)
             if self.loss is not None and not callable(self.network.kind):
@@ -277,11 +281,18 @@ def solve(job: Job, key: str, folder: Path | None):
     frame = read(folder, key)
     if frame is not None:
         return frame
+    before = job.own_code()
     if folder is None:
-        return job.compute()
+        frame = job.compute()
+        if job.own_code() != before:
+            frame.attrs["changed"] = True
+        return frame
     make(folder)
     checkpoint = folder / f"{key}.checkpoint"
     frame = job.compute(checkpoint)
+    if job.own_code() != before:  # a loss that counts, a list that grows: the next run would not be this one
+        frame.attrs["changed"] = True
+        return frame
     write(frame, folder / f"{key}.parquet", key=key, seconds=frame.attrs["seconds"])
     checkpoint.unlink(missing_ok=True)
     return frame

@@ -75,17 +75,20 @@ def run(
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
     planned, folder = spec.planned(device), _files.cache_dir()
-    keys = [job.key() for job, _ in planned]
+    code = planned[0][0].own_code()  # the same for all
+    keys = [job.key(code) for job, _ in planned]
     frames = {key: frame for key in keys if (frame := jobs_.read(folder, key)) is not None}
     missing = {key: job for key, (job, _) in zip(keys, planned, strict=True) if key not in frames}
     if folder is not None:
         _files.sweep_away(folder)
-    with _stoppable(folder), _bar(f"figure {spec.figure}, {spec.profile}", len(keys), len(frames), progress) as bar:
+    what = f"figure {spec.figure}, {spec.profile}"
+    with _stoppable(folder), _bar(what, len(keys), len(frames), progress) as bar:
         frames |= _solve_all(missing, folder, jobs, backend, device, bar)
-    if missing and spec.own_code and planned[0][0].key() != keys[0]:
+    if any(frame.attrs.get("changed") for frame in frames.values()):
+        names = ", ".join(spec.own_code)
         warnings.warn(
-            f"{', '.join(spec.own_code)}: changed while it ran, as a list does that it appends to; what was computed "
-            "will not be found again, and may depend on what ran before",
+            f"{names}: something that they hang on changed while a run went on, such as a list that grows; results "
+            "were not kept, and may depend on which runs went before",
             stacklevel=3,
         )
     return _tidy(spec, planned, [frames[key] for key in keys], device)
@@ -122,11 +125,14 @@ def _solve_all(missing, folder, jobs, backend, device, bar) -> dict:
             return found
         try:
             with ENGINES[backend](min(jobs, len(left)), device) as parallel:
-                tasks = (joblib.delayed(_solve)(job, key, folder, os.getpid()) for key, job in left.items())
+                tasks = (
+                    joblib.delayed(_solve)(*custom.packed(job), key, folder, os.getpid()) for key, job in left.items()
+                )
                 for key, frame in parallel(bar)(tasks):
                     found[key] = frame
                     # solved on a machine with another disk
-                    if folder is not None and not (folder / f"{key}.parquet").exists():
+                    kept = frame.attrs.get("changed") or folder is None
+                    if not kept and not (folder / f"{key}.parquet").exists():
                         jobs_.write(frame, folder / f"{key}.parquet", key=key, seconds=frame.attrs["seconds"])
         except Exception as error:
             if type(error).__name__ not in WORKER_DIED:
@@ -139,14 +145,9 @@ def _solve_all(missing, folder, jobs, backend, device, bar) -> dict:
     )
 
 
-def _solve(job: Job, key: str, folder: Path | None, parent: int):
+def _solve(job: Job, code: bytes | None, key: str, folder: Path | None, parent: int):
     _end_with(parent)
-    if job.own and os.getpid() != parent and job.key() != key:
-        raise RuntimeError(
-            "network, loss or optimizer is other code in a worker than here: a module of yours was changed after it "
-            'was imported. Start Python anew, or take backend="sequential"'
-        )
-    return key, jobs_.solve(job, key, folder)
+    return key, jobs_.solve(custom.unpacked(job, code), key, folder)
 
 
 @functools.cache
