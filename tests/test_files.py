@@ -193,7 +193,11 @@ def test_a_data_file_of_something_else_is_refused_by_name(tmp_path, changes, wor
         (lambda: train(network(), replace(BLOBS, y=BLOBS.y + 1), CONFIG), ValueError, "data.y must be int64 in 0..2"),
         (lambda: train(network(), BLOBS, replace(CONFIG, precision="float64")), ValueError, "precision 'float64'"),
         (lambda: data.load("mnist5k", 1, dtype=torch.int64), ValueError, "dtype must be a floating point"),
-        (lambda: jobs.NetworkConfig("vgg", 1, 1), ValueError, "network must be one of mlp, resnet20; got 'vgg'"),
+        (
+            lambda: jobs.NetworkConfig("vgg", 1, 1),
+            ValueError,
+            "network must be one of mlp, resnet20, or a function that makes one; got 'vgg'",
+        ),
         (lambda: network(seeds=()), ValueError, "seeds must be"),
         (lambda: TrainingConfig(), ValueError, "one of steps and epochs"),
         (lambda: TrainingConfig(steps=2.5), ValueError, "steps must be an integer"),
