@@ -58,8 +58,7 @@ def _train_one(module, source, config, loss, optimizer, measured, bar, seed):
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("network must have parameters to train; got none that requires a gradient")
-    if broken := sum(not bool(torch.isfinite(p).all()) for p in parameters):
-        raise ValueError(f"network must have finite weights; got NaN or infinite ones in {broken} of {len(parameters)}")
+    training._check_finite(parameters)
     plain = dict(lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     stepper = torch.optim.SGD(parameters, **plain) if optimizer is None else optimizer(parameters)
     if not isinstance(stepper, torch.optim.Optimizer):

@@ -902,13 +902,15 @@ def _check_fit(network, data, config: TrainingConfig) -> None:
             raise ValueError(f"{name} must be at most {largest:.3g}, what {wanted} holds; got {getattr(config, name)}")
     if config.batch_size is not None and config.batch_size > len(data.y):
         raise ValueError(f"batch_size must be at most the {len(data.y)} samples; got {config.batch_size}")
-    broken = [not torch.isfinite(p).all() for p in network.parameters()]
-    if any(broken):
-        bad = f"{sum(broken)} of {len(broken)}"
-        raise ValueError(f"network must have finite weights; got NaN or infinite ones in {bad}")
+    _check_finite(list(network.parameters()))
     if isinstance(network, MLP) and data.x.ndim != 2:
         raise ValueError(f"an MLP trains on x (N, d); got {tuple(data.x.shape)}: use data.flat()")
     _check_inputs(network, data)
+
+
+def _check_finite(parameters: list) -> None:
+    if broken := sum(not bool(torch.isfinite(p).all()) for p in parameters):
+        raise ValueError(f"network must have finite weights; got NaN or infinite ones in {broken} of {len(parameters)}")
 
 
 def _check_inputs(network, data) -> None:

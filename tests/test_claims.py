@@ -313,6 +313,16 @@ def test_deciding_on_nothing_is_refused_and_nan_decides_nothing():
             decide(*found, **options)
 
 
+def test_the_same_questions_have_the_same_thresholds_at_every_size():
+    """Chapter 7 says so of its small steps and its whole digits."""
+    asked = {}
+    for row in read_questions():
+        prefix, _, what = row["id"].partition("-")
+        asked.setdefault(prefix, {})[what] = [row.get(key) for key in ("below", "above", "was", "margin", "source")]
+    for other in ("F2S", "F5N", "F2N"):
+        assert len(asked[other]) == 7 and all(asked["F2X"][what] == row for what, row in asked[other].items()), other
+
+
 def test_every_question_was_committed_before_its_archive():
     """By the history, where there is one: the commit that asked is an ancestor of the one that added the table."""
     if subprocess.run(["git", "rev-parse", "--verify", "-q", "HEAD~1"], cwd=ROOT, capture_output=True).returncode:

@@ -25,7 +25,7 @@ from torch import nn
 
 from ncutils import data, experiments, training
 from ncutils.experiments import custom
-from ncutils.experiments.custom import fingerprint
+from ncutils.experiments.fingerprint import fingerprint
 
 run_ = sys.modules["ncutils.experiments.run"]
 BLOBS = (data.gaussian(20, num_classes=3), data.gaussian(20, num_classes=3, split="test"))
@@ -67,7 +67,7 @@ def test_the_same_network_as_the_librarys_gives_the_same_numbers():
         job = next(j for j in spec.jobs() if j.network.num_linear == linear)
         flat = BLOBS[0].to(dtype=torch.float64)
         network = training.MLP(flat.x.shape[1], 3, num_nonlinear=2, num_linear=linear, width=8, dtype=torch.float64)
-        with torch.random.fork_rng(), custom._default_dtype(torch.float64):
+        with custom.undisturbed(torch.float64):
             torch.manual_seed(0)
             made = job.build(flat)
         weights = [m.weight for m in made if isinstance(m, nn.Linear)]
@@ -172,7 +172,7 @@ def test_words_and_cost(capsys):
     cost = experiments.cost(spec)
     assert cost.jobs == 8 and cost.seconds > 0 and cost.flops > 0
     result = run(spec)
-    assert result.provenance["flow_time"] is None
+    assert result.provenance["flow_time"] is None and result.provenance["specification"]["momentum"] is None
     with pytest.raises(ValueError, match="frame must come from SGD, whose flow this is the time of; got AdamW"):
         result.flow_time()
 
@@ -367,7 +367,7 @@ def test_what_differs_is_told_apart(one, other):
 
 def test_the_same_in_every_process():
     program = """if True:
-    from ncutils.experiments.custom import fingerprint
+    from ncutils.experiments.fingerprint import fingerprint
     words = {"b", "a", "c"}
     class Own:
         size = 3

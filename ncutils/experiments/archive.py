@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ncutils import _files
 from ncutils._arguments import checked, text
-from ncutils.experiments import custom, figures, jobs
+from ncutils.experiments import figures, fingerprint, jobs
 from ncutils.experiments.result import Result, about_result
 from ncutils.experiments.run import git
 from ncutils.experiments.specification import PROFILES, Specification, identity
@@ -110,7 +110,7 @@ def _check_own_code(spec: Specification, provenance: dict, about: Path) -> None:
             warnings.warn(f"{about}: {own} not compared, for Python {python} compiled it to other bytes", stacklevel=4)
         return
     for name, value in spec.own_code.items():
-        if (now := custom.fingerprint(value)) != made_by.get(name):
+        if (now := fingerprint.fingerprint(value)) != made_by.get(name):
             raise ValueError(f"{about}: made with another {name} of this name: {made_by.get(name)} there, {now} here")
 
 
@@ -189,11 +189,8 @@ def check_committed() -> None:
 
 def _uncommitted() -> str:
     """Why no commit holds the code behind the results; "" if HEAD does."""
-    files = [
-        str(jobs.PACKAGE / name)
-        for name in (*jobs.CODE, *jobs.CODE_OF_OWN, "experiments")
-        if (jobs.PACKAGE / name).exists()
-    ]
+    paths = [jobs.PACKAGE / name for name in (*jobs.CODE, *jobs.CODE_OF_OWN, "experiments")]
+    files = [str(path) for path in paths if path.exists()]
     if git("rev-parse", "HEAD") is None or not git("ls-files", "--", *files):  # somebody else's checkout does not count
         return ", and this copy is not a git checkout: give --no-archive to compute and cache alone"
     changed = git("status", "--porcelain", "--", *files)

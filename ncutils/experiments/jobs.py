@@ -19,13 +19,14 @@ import torch
 from ncutils import _files, data, metrics, networks, training
 from ncutils._arguments import anything, check_fields, integer, shown
 from ncutils.data import Dataset
-from ncutils.experiments import custom
+from ncutils.experiments import custom, fingerprint
 from ncutils.training import TrainingConfig
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # What a stored result depends on, as far as it is there.
 CODE = ("data.py", "metrics.py", "networks.py", "training.py", "experiments/jobs.py")
-CODE_OF_OWN = ("_measure.py", "_plain.py", "experiments/custom.py")  # and that of one with code of your own besides
+# And one with code of your own besides.
+CODE_OF_OWN = ("_measure.py", "_plain.py", "experiments/custom.py", "experiments/fingerprint.py")
 COLUMNS = (
     *("run", "seed", "lr", "weight_decay", "split", "step", "epoch", "layer", "part"),
     *("nc1", "nc2", "nc3", "nc4", "negativity", "balancedness", "balancedness_relative", "condition"),
@@ -204,7 +205,7 @@ class Job:
 
     def own_code(self) -> str:
         """16 hex digits of the network, loss and optimizer of your own; "" without any."""
-        return custom.fingerprint(self.network.kind, self.loss, self.optimizer) if self.own else ""
+        return fingerprint.fingerprint(self.network.kind, self.loss, self.optimizer) if self.own else ""
 
     def key(self, own_code: str | None = None) -> str:
         """16 hex digits that name the result; ``own_code`` where it is known already."""
@@ -281,20 +282,17 @@ def solve(job: Job, key: str, folder: Path | None):
     frame = read(folder, key)
     if frame is not None:
         return frame
+    checkpoint: Path | None = None
+    if folder is not None:
+        make(folder)
+        checkpoint = folder / f"{key}.checkpoint"
     before = job.own_code()
-    if folder is None:
-        frame = job.compute()
-        if job.own_code() != before:
-            frame.attrs["changed"] = True
-        return frame
-    make(folder)
-    checkpoint = folder / f"{key}.checkpoint"
     frame = job.compute(checkpoint)
     if job.own_code() != before:  # a loss that counts, a list that grows: the next run would not be this one
         frame.attrs["changed"] = True
-        return frame
-    write(frame, folder / f"{key}.parquet", key=key, seconds=frame.attrs["seconds"])
-    checkpoint.unlink(missing_ok=True)
+    elif folder is not None and checkpoint is not None:
+        write(frame, folder / f"{key}.parquet", key=key, seconds=frame.attrs["seconds"])
+        checkpoint.unlink(missing_ok=True)
     return frame
 
 

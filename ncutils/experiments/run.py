@@ -18,7 +18,7 @@ import torch
 
 from ncutils import _files
 from ncutils._arguments import anything, checked, integer, optional, text
-from ncutils.experiments import custom, figures
+from ncutils.experiments import custom, figures, fingerprint
 from ncutils.experiments import jobs as jobs_
 from ncutils.experiments.jobs import Job
 from ncutils.experiments.result import Result
@@ -131,8 +131,8 @@ def _solve_all(missing, folder, jobs, backend, device, bar) -> dict:
                 for key, frame in parallel(bar)(tasks):
                     found[key] = frame
                     # solved on a machine with another disk
-                    kept = frame.attrs.get("changed") or folder is None
-                    if not kept and not (folder / f"{key}.parquet").exists():
+                    keep = folder is not None and not frame.attrs.get("changed")
+                    if keep and not (folder / f"{key}.parquet").exists():
                         jobs_.write(frame, folder / f"{key}.parquet", key=key, seconds=frame.attrs["seconds"])
         except Exception as error:
             if type(error).__name__ not in WORKER_DIED:
@@ -362,7 +362,7 @@ def _provenance(spec, job: Job, device: str, name: str, seconds: float) -> dict:
 
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions |= {"numpy": numpy.__version__, "pandas": pandas.__version__, "ncutils": ncutils.__version__}
-    own = {name: custom.fingerprint(value) for name, value in spec.own_code.items()}
+    own = {name: fingerprint.fingerprint(value) for name, value in spec.own_code.items()}
     own |= {"library": jobs_.HASH_OF_OWN} if own else {}
     return ({"own_code": own} if own else {}) | {
         "figure": spec.figure,

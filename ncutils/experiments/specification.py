@@ -141,6 +141,8 @@ class Specification:
         flat |= {"data" if name == "source" else name: value for name, value in values(self.data).items()}
         flat |= {name: value for name, value in values(self.training).items() if name not in ("lr", "weight_decay")}
         flat |= {name: f"{custom.name(value)} (own)" for name, value in flat.items() if callable(value)}
+        if self.optimizer is not None:
+            flat["momentum"] = None  # not this book's SGD
         return json.loads(json.dumps(flat | {"data": self.data.name, "precision": self.precision or "float32"}))
 
     @property
