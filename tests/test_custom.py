@@ -8,6 +8,7 @@ import dataclasses
 import enum
 import functools
 import importlib
+import importlib.util
 import itertools
 import logging
 import os
@@ -53,6 +54,14 @@ def declare(**changes):
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("NCUTILS_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def script():
+    """As in a script or a notebook, whose module is not read whole: there each thing has to be found on its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["ncutils.experiments.fingerprint"], "_is_yours", lambda module: False)
+        yield
 
 
 def run(spec, **options):
@@ -181,7 +190,7 @@ def test_words_and_cost(capsys):
 
 
 @pytest.mark.parametrize("part", ["network", "loss", "optimizer"])
-def test_other_code_of_the_same_name_is_another_result(part, tmp_path):
+def test_other_code_of_the_same_name_is_another_result(part, tmp_path, script):
     def scaled(by):
         def network(num_nonlinear, num_linear, width):
             made = mlp(num_nonlinear, num_linear, width)
@@ -297,7 +306,7 @@ def wrapped(outputs, y):
     return nn.functional.mse_loss(outputs, outputs)
 
 
-def test_what_a_function_calls_is_part_of_it(monkeypatch):
+def test_what_a_function_calls_is_part_of_it(script, monkeypatch):
     before = fingerprint(helped)
     assert fingerprint(helped) == before
     monkeypatch.setitem(globals(), "HELPER", 2.0)
@@ -309,7 +318,19 @@ def test_what_a_function_calls_is_part_of_it(monkeypatch):
     assert fingerprint(helped) == before
 
 
-def test_a_method_is_part_of_its_class(monkeypatch):
+def test_what_a_function_inside_calls_is_part_of_it(script, monkeypatch):
+    def outer(x):
+        def inside(y):
+            return help_(y)
+
+        return [inside(y) for y in x]
+
+    before = fingerprint(outer)
+    monkeypatch.setitem(globals(), "help_", lambda x: x + 2)
+    assert fingerprint(outer) != before
+
+
+def test_a_method_is_part_of_its_class(script, monkeypatch):
     before = fingerprint(Net)
     make = fingerprint(lambda: Net())
     monkeypatch.setattr(Net, "forward", lambda self, x: self.layer(x))
@@ -359,7 +380,7 @@ def test_a_method_is_part_of_its_class(monkeypatch):
         (dataclasses.make_dataclass("A", [("a", int, 1)]), dataclasses.make_dataclass("A", [("a", int, 2)])),
     ],
 )
-def test_what_differs_is_told_apart(one, other):
+def test_what_differs_is_told_apart(one, other, script):
     assert fingerprint(one) != fingerprint(other)
     assert fingerprint(one) == fingerprint(one)
 
@@ -407,12 +428,12 @@ def test_what_is_common_is_not_refused(value):
     assert len(fingerprint(value, lambda: value)) == 16
 
 
-def test_a_wrapped_function_is_yours():
+def test_a_wrapped_function_is_yours(script):
     other = functools.wraps(nn.functional.cross_entropy)(lambda outputs, y: 2 * outputs.sum())
     assert len({fingerprint(wrapped), fingerprint(other), fingerprint(nn.functional.cross_entropy)}) == 3
 
 
-def test_values_that_are_equal_are_the_same_however_often_they_are_shared():
+def test_values_that_are_equal_are_the_same_however_often_they_are_shared(script):
     once = ("a", 1)
     assert fingerprint((once, once)) == fingerprint((("a", 1), tuple(["a", 1])))
     assert fingerprint(np.array([None, 1.5], dtype=object)) == fingerprint(np.array([None, 1.5], dtype=object))
@@ -463,6 +484,8 @@ def test_workers_compute_with_the_code_that_is_here(module, monkeypatch):
     for path in Path(os.environ["NCUTILS_CACHE"]).iterdir():
         path.unlink()
     assert run(spec).frame.equals(changed)
+    if importlib.util.find_spec("cloudpickle"):
+        assert importlib.import_module("cloudpickle").list_registry_pickle_by_value() == set()
 
 
 def test_what_a_run_changes_the_next_one_does_not_see():
@@ -486,6 +509,7 @@ def test_what_a_run_changes_the_next_one_does_not_see():
 def test_submodules_of_your_own_are_followed(tmp_path, monkeypatch):
     for path, text in {
         "lib1/__init__.py": "",
+        "lib1/other.py": "def through(x):\n    from .sub.h import gain\n    return gain(x)\n",
         "lib1/sub/__init__.py": "from .h import gain as alias\n"
         "def inner(x):\n    from . import h\n    return h.gain(x)\n",
         "lib1/sub/h.py": "BY = 1\ndef gain(x):\n    return BY * x\n",
@@ -501,7 +525,16 @@ def test_submodules_of_your_own_are_followed(tmp_path, monkeypatch):
 
     lib1 = importlib.import_module("lib1.sub.h") and sys.modules["lib1"]
     held = {"in": types.SimpleNamespace(module=lib1)}
-    uses = [lambda x: lib1.sub.h.gain(x), lib1.sub.inner, lib1.sub.alias, imports, lambda x, m=lib1: m, lambda x: held]
+    other = importlib.import_module("lib1.other").through  # reads its sibling when it is called
+    uses = [
+        lambda x: lib1.sub.h.gain(x),
+        lib1.sub.inner,
+        other,
+        lib1.sub.alias,
+        imports,
+        lambda x, m=lib1: m,
+        lambda x: held,
+    ]
     before = [fingerprint(f) for f in uses]
     assert before == [fingerprint(f) for f in uses]
     monkeypatch.setattr(sys.modules["lib1.sub.h"], "BY", 5)
