@@ -66,6 +66,10 @@ _ALL = [
         data="mnist", samples=60_000, test_samples=8_000, measured=10_000, network="mlp", nonlinear=(4, 6, 8,
         10, 12), linear=(1,), lr=(0.05, 0.1), weight_decay=(0.0018,), seeds=3, epochs=20, batch_size=128,
         measurements=1),
+    declare(figure="3-fixed-small-step", profile="cores", shows=NONLINEAR,  # the paper's profile of 3 at one decay
+        data="mnist", samples=60_000, test_samples=8_000, network="mlp", nonlinear=(4, 6, 8, 10, 12), linear=(1,),
+        lr=(0.001,), weight_decay=(0.0018,), seeds=3, epochs=1000, batch_size=128, measurements=1,
+        runs_per_job=None),
     declare(figure="2-mlp-decays", profile="cores", shows=HEADS,
         data="mnist", samples=60_000, test_samples=8_000, measured=10_000, network="mlp", nonlinear=(5,),
         linear=(1, 2, 3, 4, 5, 6), lr=(0.05,), weight_decay=TEN_DECAYS, seeds=5, epochs=20, batch_size=128,
