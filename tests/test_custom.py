@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from ncutils import data, experiments, training
-from ncutils.experiments import custom
+from ncutils.experiments import custom, jobs
 from ncutils.experiments.fingerprint import fingerprint
 
 run_ = sys.modules["ncutils.experiments.run"]
@@ -214,6 +214,15 @@ def test_other_code_of_the_same_name_is_another_result(part, tmp_path, script):
     assert experiments.load_archive(same, folder=tmp_path).frame.shape == run(one).frame.shape
     with pytest.raises(ValueError, match=f"made with another {part} of this name"):
         experiments.load_archive(other, folder=tmp_path)
+
+
+@pytest.mark.parametrize("constant", ["_CODE_HASH", "HASH_OF_OWN"])
+def test_what_the_library_does_with_your_code_is_part_of_the_key(monkeypatch, constant):
+    own, plain = (declare(**part).jobs()[0] for part in ({}, {"network": "mlp"}))
+    before = own.key(), plain.key()
+    monkeypatch.setattr(jobs, constant, "0" * 16)
+    assert own.key() != before[0]
+    assert (plain.key() == before[1]) is (constant == "HASH_OF_OWN")
 
 
 def test_an_archive_of_the_librarys_network_is_not_one_of_yours(tmp_path):

@@ -38,6 +38,10 @@ __all__ = [
 # How much of the cost, relatively, the descent inequality may be missed by: the rounding of two costs.
 DESCENT_ROUNDING = 1e-12
 
+# Gradients that the flow may ask for: on its way to a stationary point it needs some thousands, and a time so large that
+# rounding moves the weights to and fro would never come.
+EVALUATIONS = 20_000
+
 _ACTIVATIONS = ("smooth", "relu", "identity")
 
 
@@ -374,7 +378,7 @@ def flow(
 
     Raises:
         ValueError: times that do not increase from 0.
-        RuntimeError: the solver gave up.
+        RuntimeError: the solver gave up, or had not arrived after 20,000 gradients.
 
     Example:
         >>> objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.01)
@@ -391,8 +395,12 @@ def flow(
     shapes = objective.shapes(weights)
     start = np.append(pack(objective.arrays(weights)), 0.0)
 
+    evaluations = itertools.count(1)
+
     # The last component is the length of the path.
-    def velocity(_, state):
+    def velocity(t, state):
+        if next(evaluations) > EVALUATIONS:
+            raise RuntimeError(f"LSODA was at t = {t:.3g} of {times[-1]:.3g} after {EVALUATIONS:,} gradients")
         gradient = pack(objective.gradients(unpack(state[:-1], shapes)))
         return np.append(-gradient, np.linalg.norm(gradient))
 

@@ -143,6 +143,14 @@ def test_objective_rejects_what_does_not_fit():
         flow(objective, network([8, 6, 4, 2]), [0.1, 0.2])
 
 
+def test_a_flow_that_never_arrives_says_how_far_it_came():
+    objective = Objective(general_position(4, 4), np.array([0, 1, 0, 1]), num_nonlinear=1, weight_decay=0.01)
+    weights = initialise(objective, [4, 3, 2], scale=1.5)
+    assert flow(objective, weights, [0, 1e7]).costs[-1] == pytest.approx(flow(objective, weights, [0, 1e6]).costs[-1])
+    with pytest.raises(RuntimeError, match=r"LSODA was at t = .*e\+1. of 1e\+100 after 20,000 gradients"):
+        flow(objective, weights, [0, 1e100])
+
+
 # --- balancedness
 
 
