@@ -74,6 +74,12 @@ def sweep_away(folder: Path, age: float = 86_400.0) -> None:
                 path.unlink()
 
 
+def check_readable(error: Exception) -> None:
+    """Raise what says nothing about a file's contents again: no memory, no library, no right or no way to read it."""
+    if isinstance(error, (MemoryError, ImportError)) or (isinstance(error, OSError) and error.errno is not None):
+        raise error
+
+
 def set_aside(path: Path, reason: object) -> None:
     """Rename a damaged file to NAME.damaged and warn about it by name."""
     aside = path.with_name(f"{path.name}.damaged")

@@ -236,9 +236,15 @@ class _Reader:
         names = {m: f"{name}.input" if name else "input" for name, m in self.model.named_modules()}
         linear = [module for module in names if type(module) is nn.Linear]
         calls, handles = [], []
+
+        def version(out: Tensor) -> int:  # counts what is written into it
+            return 0 if out.is_inference() else out._version
+
         try:
             for module in linear:
-                handles.append(module.register_forward_hook(lambda m, i, out: calls.append((m, i[0], out))))
+                handles.append(
+                    module.register_forward_hook(lambda m, i, out: calls.append((m, i[0], out, version(out))))
+                )
             for x, _ in batches:
                 output = self._forward(argument, x)
                 break
@@ -248,8 +254,10 @@ class _Reader:
             for handle in handles:
                 handle.remove()
         weights, product, read = {}, None, output
-        for module, z, out in reversed(calls):
+        for module, z, out, before in reversed(calls):
             if not isinstance(read, Tensor) or out.data_ptr() != read.data_ptr() or z.ndim != 2:
+                break
+            if out.shape != read.shape or version(out) != before:  # a part of it, or an activation in its place
                 break
             if product is not None and module.bias is not None:
                 break

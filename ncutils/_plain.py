@@ -30,7 +30,7 @@ def train(network, data, config, loss, optimizer, measured, progress: bool, seed
         if value is not None and not callable(value):
             raise TypeError(f"{name} must be a function or None; got {type(value).__name__}")
     source = _source(data)
-    config = config.for_samples(len(source))
+    config = source.steps(config)
     if config.precision not in (None, "float64"):
         raise ValueError(f"precision must be None for the plain engine: cast the module; got {config.precision!r}")
     rows: list[dict] = []
@@ -142,6 +142,9 @@ class _Tensors:
     def __len__(self) -> int:
         return len(self.y)
 
+    def steps(self, config):
+        return config.for_samples(len(self))
+
     def pairs(self):
         return self.x, self.y
 
@@ -166,6 +169,10 @@ class _Loader:
 
     def __len__(self) -> int:
         return len(self.loader.dataset)
+
+    def steps(self, config):
+        """An epoch is one pass through the loader, whatever its batches."""
+        return config if config.epochs is None else replace(config, steps=config.epochs * len(self.loader), epochs=None)
 
     def pairs(self):
         return self.loader

@@ -791,9 +791,12 @@ class _Checkpoint:
         self.fingerprint = fingerprint
         if not self.path.exists():
             return
+        if not self.path.is_file():
+            raise ValueError(f"checkpoint must be a file; got {self.path}, which is none")
         try:
             written, groups = self._read()
         except Exception as error:  # a damaged file makes torch raise anything
+            _files.check_readable(error)
             _files.set_aside(self.path, error)
             return
         if written != fingerprint:

@@ -879,3 +879,32 @@ def test_a_result_of_other_code_than_the_files_hold_is_not_archived(cache, tmp_p
     with pytest.raises(ValueError, match=r"result must come from the code that is checked out, 0{16}; got one of"):
         experiments.save_archive(result, tmp_path)
     assert not list(tmp_path.glob("*.parquet"))
+
+
+def test_flow_time_follows_a_swept_schedule():
+    sweep = {"drop_at": (0.1, 1.0), "warmup_steps": (0, 40)}
+    how = dict(lr=0.01, weight_decay=0.001, seeds=1, steps=50, batch_size=None, sweep=sweep, measurements=2)
+    blobs = data.gaussian(20, num_classes=3)
+    spec = experiments.declare(figure="own", data=blobs, nonlinear=1, linear=1, width=4, **how)
+    result = experiments.run(spec, jobs=1)
+    time = experiments.flow_time(result)
+    for (drop_at, warmup), rows in result.frame.groupby(["drop_at", "warmup_steps"]):
+        config = training.TrainingConfig(steps=50, drop_at=drop_at, warmup_steps=warmup)
+        expected = sum(0.01 * training.learning_rate_factor(config, step) for step in range(50)) / (1 - 0.9)
+        assert time[rows.index].max() == pytest.approx(expected)
+
+
+def test_a_worker_with_other_code_than_its_parent_stops(monkeypatch, tmp_path):
+    run_ = sys.modules["ncutils.experiments.run"]
+    job = specification("1").jobs()[0]
+    with pytest.raises(RuntimeError, match="ncutils must be the same in a worker as where the sweep began"):
+        run_._solve(job, None, job.key(), tmp_path, os.getpid(), "0" * 16)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fails_does_not_damage_what_is_stored(monkeypatch, tmp_path):
+    (tmp_path / "k.parquet").write_bytes(b"whatever")
+    monkeypatch.setattr(jobs, "read_table", lambda path: (_ for _ in ()).throw(OSError(24, "Too many open files")))
+    with pytest.raises(OSError, match="Too many"):
+        jobs.read(tmp_path, "k")
+    assert [p.name for p in tmp_path.iterdir()] == ["k.parquet"]

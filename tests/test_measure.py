@@ -137,3 +137,31 @@ def test_refusals(arguments, words):
     with pytest.raises(ValueError) as caught:
         measure(*arguments(network()))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("between", [nn.ReLU, nn.ELU])
+def test_an_activation_in_its_place_is_not_passed_over(between):
+    """It writes into the memory that the linear layer returned."""
+    x, y = points()
+    torch.manual_seed(0)
+    first, last = nn.Linear(7, 8, bias=False), nn.Linear(8, 4, bias=False)
+    there, apart = (measure(nn.Sequential(first, between(inplace=i), last), (x, y)) for i in (True, False))
+    assert apart["nc3"].notna().tolist() == [False, True, False]
+    columns = ["nc1", "nc2", "nc3", "self_duality", "product_nc2"]
+    torch.testing.assert_close(*(torch.tensor(t[columns].to_numpy()) for t in (there, apart)), equal_nan=True)
+    with torch.inference_mode():
+        assert measure(nn.Sequential(first, last), (x, y))["nc3"].notna().sum() == 2
+
+
+class Cut(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(7, 8, bias=False), nn.Linear(4, 4, bias=False)
+
+    def forward(self, x):
+        return self.last(self.first(x)[:, :4])
+
+
+def test_a_part_of_a_layer_is_not_the_layer():
+    assert measure(Cut(), points()).set_index("layer")["nc3"].notna().to_dict() == {
+        "first.input": False, "last.input": True, "output": False}  # fmt: skip

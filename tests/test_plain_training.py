@@ -108,3 +108,13 @@ def test_wrong_arguments_are_named(change, error, words):
             progress=False,
             **arguments,
         )
+
+
+def test_an_epoch_of_a_loader_is_one_pass():
+    pairs = torch.utils.data.TensorDataset(torch.randn(60, 4), torch.arange(60) % 3)
+    seen = []
+    module = nn.Linear(4, 3)
+    module.register_forward_hook(lambda m, i, out: seen.append(len(out)) if m.training else None)
+    loader = torch.utils.data.DataLoader(pairs, batch_size=7)
+    train(module, loader, TrainingConfig(epochs=2, lr=0.01, batch_size=20, warmup_steps=0), measure=None)
+    assert sum(seen) == 120 and len(seen) == 2 * len(loader)

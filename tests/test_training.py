@@ -703,3 +703,19 @@ def test_a_network_that_diverged_is_not_trained_further(make, loss):
     data = small_data() if make is mlp else small_images()
     with pytest.raises(ValueError, match="network must have finite weights; got NaN or infinite ones in 1 of"):
         training.train(network, data, replace(CONFIG, batch_size=6), loss=loss, progress=False)
+
+
+def test_a_folder_is_no_checkpoint_and_a_failing_disk_damages_none(tmp_path, monkeypatch):
+    config, folder = TrainingConfig(steps=4, batch_size=None), tmp_path / "mine"
+    samples = gaussian(4, num_classes=3, dim=5, dtype=torch.float64)
+    folder.mkdir()
+    with pytest.raises(ValueError, match=r"checkpoint must be a file; got .*mine"):
+        train(mlp(), samples, config, checkpoint=folder, progress=False)
+    assert folder.is_dir()
+    path = tmp_path / "c"
+    train(mlp(), samples, config, checkpoint=path, progress=False)
+    for error in (OSError(5, "Input/output error"), MemoryError()):
+        monkeypatch.setattr(training._Checkpoint, "_read", lambda self, error=error: (_ for _ in ()).throw(error))
+        with pytest.raises(type(error)):
+            train(mlp(), samples, config, checkpoint=path, progress=False)
+        assert [p.name for p in tmp_path.iterdir() if p != folder] == ["c"]

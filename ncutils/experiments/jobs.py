@@ -312,6 +312,7 @@ def read(folder: Path | None, key: str):
         if about.get("key") != key:
             raise ValueError(f"it holds {about.get('key')}")
     except Exception as error:  # pyarrow raises whatever a flipped bit leads it to
+        _files.check_readable(error)
         _files.set_aside(path, error)
         return None
     frame.attrs = {"seconds": about["seconds"]}

@@ -134,9 +134,15 @@ def flow_time(frame):
     known = {name: stored[name] for name in ("momentum", "warmup_steps", "drop_at", "drop_factor") if name in stored}
     if "epochs" in stored and stored["epochs"] is not None:
         known["steps"] = stored["epochs"] * (samples // (stored["batch_size"] or samples))
-    config = training.TrainingConfig(**({"steps": stored.get("steps")} | known))
-    momentum = frame["momentum"] if "momentum" in frame.columns else config.momentum
-    return frame["lr"] * step_sizes(config)[frame["step"]] / (1 - momentum)
+    swept = [name for name in ("momentum", "warmup_steps", "drop_at", "drop_factor") if name in frame.columns]
+    time = frame["lr"].astype(float).rename(None)
+    for values, rows in frame.groupby(swept).groups.items() if swept else [((), frame.index)]:
+        values = values if isinstance(values, tuple) else (values,)
+        config = training.TrainingConfig(
+            **({"steps": stored.get("steps")} | known | dict(zip(swept, values, strict=True)))
+        )
+        time[rows] *= step_sizes(config)[frame.loc[rows, "step"]] / (1 - config.momentum)
+    return time
 
 
 @checked(frame=table("depth", "layer", "nc1", "nc2", "nc3"))

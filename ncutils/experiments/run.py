@@ -126,7 +126,8 @@ def _solve_all(missing, folder, jobs, backend, device, bar) -> dict:
         try:
             with ENGINES[backend](min(jobs, len(left)), device) as parallel:
                 tasks = (
-                    joblib.delayed(_solve)(*custom.packed(job), key, folder, os.getpid()) for key, job in left.items()
+                    joblib.delayed(_solve)(*custom.packed(job), key, folder, os.getpid(), code_of(job))
+                    for key, job in left.items()
                 )
                 for key, frame in parallel(bar)(tasks):
                     found[key] = frame
@@ -145,8 +146,18 @@ def _solve_all(missing, folder, jobs, backend, device, bar) -> dict:
     )
 
 
-def _solve(job: Job, code: bytes | None, key: str, folder: Path | None, parent: int):
+def code_of(job: Job) -> str:
+    """The library's code behind the job's result, as this process has imported it."""
+    return jobs_.code_hash() + (jobs_.HASH_OF_OWN if job.own else "")
+
+
+def _solve(job: Job, code: bytes | None, key: str, folder: Path | None, parent: int, library: str):
     _end_with(parent)
+    if (here := code_of(custom.unpacked(job, code))) != library:
+        raise RuntimeError(
+            f"ncutils must be the same in a worker as where the sweep began ({library}); got {here}: its files were "
+            "edited since they were imported. Start Python again."
+        )
     return key, jobs_.solve(custom.unpacked(job, code), key, folder)
 
 

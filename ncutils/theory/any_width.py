@@ -147,17 +147,19 @@ def certify_start(
     >>> all(h.holds for h in phase.hypotheses()), phase.weight_decay > 0
     (True, True)
     """
-    activation = "smooth"
+    activation, gamma = "smooth", 0.5
     if isinstance(network, MLP):
+        if run >= network.num_runs:
+            raise ValueError(f"run must be below the {network.num_runs} of the network; got {run}")
         weights = [w.detach()[run] for w in network.weights]
-        num_nonlinear, activation = network.num_nonlinear, network.activation
+        num_nonlinear, activation, gamma = network.num_nonlinear, network.activation, network.gamma
     else:
         if not isinstance(network, Sequence):
             raise TypeError(f"network must be an MLP or a list of weights; got {shown(network)}")
         weights = list(network)
     if num_nonlinear is None:
         raise ValueError("num_nonlinear must be given with weights; got None")
-    objective = Objective(x, y, num_nonlinear, weight_decay, activation=activation)
+    objective = Objective(x, y, num_nonlinear, weight_decay, activation=activation, gamma=gamma)
     arrays = objective.arrays(weights)
     size, outputs = sum(w.size for w in arrays), objective.num_samples * objective.num_classes
     if size < outputs:

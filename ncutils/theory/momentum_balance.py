@@ -75,7 +75,7 @@ def momentum_balance(
         nesterov: Nesterov's update in place of heavy ball's.
 
     Raises:
-        ValueError: fewer than two layers, or states of different lengths or shapes.
+        ValueError: fewer than two layers, states of different lengths or shapes, or numbers that are not finite.
 
     >>> import torch
     >>> w = [torch.eye(2).double(), 2 * torch.eye(2).double()]
@@ -90,6 +90,9 @@ def momentum_balance(
     (w, v), (w_next, v_next) = (
         tuple([t.detach().to(torch.float64) for t in side] for side in state) for state in (before, after)
     )
+    for name, sides in (("before", (w, v)), ("after", (w_next, v_next))):
+        if broken := sum(not bool(torch.isfinite(t).all()) for side in sides for t in side):
+            raise ValueError(f"{name} must be finite; got NaN or infinite entries in {broken} of {2 * len(w)} tensors")
     worst, allowed, lr = 0.0, 0.0, float(lr)
     for l in range(len(w) - 1):
         pair = slice(l, l + 2)

@@ -38,8 +38,8 @@ __all__ = [
 # How much of the cost, relatively, the descent inequality may be missed by: the rounding of two costs.
 DESCENT_ROUNDING = 1e-12
 
-# Gradients that the flow may ask for: on its way to a stationary point it needs some thousands, and a time so large that
-# rounding moves the weights to and fro would never come.
+# Gradients that the flow may ask for: on its way to a stationary point it needs some thousands, and a time so large
+# that rounding moves the weights to and fro would never come.
 EVALUATIONS = 20_000
 
 _ACTIVATIONS = ("smooth", "relu", "identity")

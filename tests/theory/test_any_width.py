@@ -118,3 +118,15 @@ def test_wrong_arguments():
     assert certify_start(weights, x, y, num_nonlinear=1).assumption_4_3("sharp", "descent").threshold > 0
     with pytest.raises(ValueError, match="form must be"):
         certify_start(weights, x, y, num_nonlinear=1).assumption_4_3("paper")
+
+
+def test_a_start_is_certified_with_the_activation_it_has():
+    network = networks.MLP(6, 2, num_nonlinear=1, num_linear=2, width=8, activation="smooth", gamma=0.05, seeds=(0,),
+                           dtype=torch.float64)  # fmt: skip
+    x, y = theory.general_position(4, 6), np.array([0, 1, 0, 1])
+    outputs = network(torch.as_tensor(x).double())[0].detach().numpy()
+    phase = certify_start(network, x, y)
+    assert phase.gamma == 0.05
+    assert phase.data_cost == pytest.approx(0.5 * np.square(outputs - np.eye(2)[y]).sum())
+    with pytest.raises(ValueError, match="run must be below the 1 of the network; got 5"):
+        certify_start(network, x, y, run=5)

@@ -101,3 +101,14 @@ def test_wrong_arguments():
         momentum_balance((before[0][:1], before[1][:1]), after, lr=0.1, weight_decay=0.0, momentum=0.0)
     with pytest.raises(ValueError, match="weight_decay must be above 0"):
         noise_floor(torch.eye(2), lr=0.1, weight_decay=0.0, momentum=0.0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("side", [0, 1])
+def test_what_is_not_finite_obeys_nothing(bad, side):
+    states = [[torch.eye(3).double() for _ in range(3)], [torch.zeros(3, 3).double() for _ in range(3)]]
+    broken = [[t.clone() for t in part] for part in states]
+    broken[1 - side][2][0, 0] = bad
+    pair = (broken, states) if side == 0 else (states, broken)
+    with pytest.raises(ValueError, match=f"{('before', 'after')[side]} must be finite; got .* in 1 of 6"):
+        momentum_balance(*pair, lr=0.1, weight_decay=0.0, momentum=0.5)
