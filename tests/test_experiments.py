@@ -894,7 +894,7 @@ def test_flow_time_follows_a_swept_schedule():
         assert time[rows.index].max() == pytest.approx(expected)
 
 
-def test_a_worker_with_other_code_than_its_parent_stops(monkeypatch, tmp_path):
+def test_a_worker_with_other_code_than_its_parent_stops(tmp_path):
     run_ = sys.modules["ncutils.experiments.run"]
     job = specification("1").jobs()[0]
     with pytest.raises(RuntimeError, match="ncutils must be the same in a worker as where the sweep began"):

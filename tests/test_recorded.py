@@ -60,7 +60,7 @@ def numbers_in(value, depth: int = 0) -> list:
             return flat.tolist()
         return [float(len(flat)), float(flat.sum()), float((flat**2).sum()), float(flat @ np.cos(np.arange(len(flat))))]
     if isinstance(value, (pd.DataFrame, pd.Series)):
-        frame = value.to_frame(str(value.name)) if isinstance(value, pd.Series) else value
+        frame = value.to_frame() if isinstance(value, pd.Series) else value
         return [c for n in sorted(map(str, frame)) if n not in LEFT_OUT for c in numbers_in(list(frame[n]), depth + 1)]
     if isinstance(value, dict):
         return [c for name in value if name not in LEFT_OUT for c in numbers_in(value[name], depth + 1)]

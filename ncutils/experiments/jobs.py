@@ -203,6 +203,11 @@ class Job:
             device=self.device,
         )
 
+    @property
+    def library(self) -> str:
+        """Hash of the library's code behind the result, as it was when imported here."""
+        return code_hash() + (HASH_OF_OWN if self.own else "")
+
     def own_code(self) -> str:
         """16 hex digits of the network, loss and optimizer of your own; "" without any."""
         return fingerprint.fingerprint(self.network.kind, self.loss, self.optimizer) if self.own else ""
@@ -211,9 +216,9 @@ class Job:
         """16 hex digits that name the result; ``own_code`` where it is known already."""
         parts = {part: values(getattr(self, part)) for part in ("network", "training")}
         parts["data"] = values(self.data) | {"source": self.data.name}
-        code = code_hash()
+        code = self.library
         if self.own:
-            code += HASH_OF_OWN + (self.own_code() if own_code is None else own_code)
+            code += self.own_code() if own_code is None else own_code
             parts["network"] |= {"kind": custom.name(self.network.kind)}
         what = (parts, self.seeds, self.class_grams, self.device, code, self.data.checksum(), torch.__version__)
         return _files.digest(json.dumps(what))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -131,18 +132,19 @@ def flow_time(frame):
     stored, samples = about["specification"], about["samples"]
     if stored.get("optimizer"):
         raise ValueError(f"frame must come from SGD, whose flow this is the time of; got {stored['optimizer']}")
-    known = {name: stored[name] for name in ("momentum", "warmup_steps", "drop_at", "drop_factor") if name in stored}
+    options = ("momentum", "warmup_steps", "drop_at", "drop_factor")
+    known = {"steps": stored.get("steps")} | {name: stored[name] for name in options if name in stored}
     if "epochs" in stored and stored["epochs"] is not None:
         known["steps"] = stored["epochs"] * (samples // (stored["batch_size"] or samples))
-    swept = [name for name in ("momentum", "warmup_steps", "drop_at", "drop_factor") if name in frame.columns]
-    time = frame["lr"].astype(float).rename(None)
-    for values, rows in frame.groupby(swept).groups.items() if swept else [((), frame.index)]:
-        values = values if isinstance(values, tuple) else (values,)
-        config = training.TrainingConfig(
-            **({"steps": stored.get("steps")} | known | dict(zip(swept, values, strict=True)))
-        )
-        time[rows] *= step_sizes(config)[frame.loc[rows, "step"]] / (1 - config.momentum)
-    return time
+    swept = [name for name in options if name in frame.columns]
+
+    @functools.cache
+    def times(*values):
+        """Flow time before each step in units of lr, for these values of what was swept."""
+        config = training.TrainingConfig(**known | dict(zip(swept, values, strict=True)))
+        return step_sizes(config) / (1 - config.momentum)
+
+    return frame["lr"] * [times(*values)[step] for step, *values in frame[["step", *swept]].itertuples(index=False)]
 
 
 @checked(frame=table("depth", "layer", "nc1", "nc2", "nc3"))

@@ -126,7 +126,7 @@ def _solve_all(missing, folder, jobs, backend, device, bar) -> dict:
         try:
             with ENGINES[backend](min(jobs, len(left)), device) as parallel:
                 tasks = (
-                    joblib.delayed(_solve)(*custom.packed(job), key, folder, os.getpid(), code_of(job))
+                    joblib.delayed(_solve)(*custom.packed(job), key, folder, os.getpid(), job.library)
                     for key, job in left.items()
                 )
                 for key, frame in parallel(bar)(tasks):
@@ -146,19 +146,15 @@ def _solve_all(missing, folder, jobs, backend, device, bar) -> dict:
     )
 
 
-def code_of(job: Job) -> str:
-    """The library's code behind the job's result, as this process has imported it."""
-    return jobs_.code_hash() + (jobs_.HASH_OF_OWN if job.own else "")
-
-
 def _solve(job: Job, code: bytes | None, key: str, folder: Path | None, parent: int, library: str):
     _end_with(parent)
-    if (here := code_of(custom.unpacked(job, code))) != library:
+    job = custom.unpacked(job, code)
+    if job.library != library:
         raise RuntimeError(
-            f"ncutils must be the same in a worker as where the sweep began ({library}); got {here}: its files were "
-            "edited since they were imported. Start Python again."
+            f"ncutils must be the same in a worker as where the sweep began ({library}); got {job.library}: its files "
+            "were edited since they were imported, start Python again; or another version is installed there"
         )
-    return key, jobs_.solve(custom.unpacked(job, code), key, folder)
+    return key, jobs_.solve(job, key, folder)
 
 
 @functools.cache

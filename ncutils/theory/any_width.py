@@ -147,7 +147,7 @@ def certify_start(
     >>> all(h.holds for h in phase.hypotheses()), phase.weight_decay > 0
     (True, True)
     """
-    activation, gamma = "smooth", 0.5
+    activation, gamma = "smooth", Objective.gamma
     if isinstance(network, MLP):
         if run >= network.num_runs:
             raise ValueError(f"run must be below the {network.num_runs} of the network; got {run}")
