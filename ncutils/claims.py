@@ -424,6 +424,18 @@ def _least_slope(frame):
     return pd.Series(slopes).groupby(level=0).min()
 
 
+def _slope_of_the_range(frame):
+    """For each seed: slope of log NC1 in log weight decay from its smallest to its largest, least over all depths."""
+    import numpy as np
+
+    from . import experiments
+
+    ends = experiments.head_ends(frame)
+    table = np.log(ends.pivot_table(index="weight_decay", columns=["seed", "depth"], values="nc1_last"))
+    slopes = (table.iloc[-1] - table.iloc[0]) / np.log(table.index[-1] / table.index[0])
+    return slopes.groupby(level="seed").min()
+
+
 def _thirds(part):
     import numpy as np
 
@@ -471,6 +483,9 @@ QUANTITIES: dict[str, Callable] = {
     "1 - NC3, six linear layers over one": _between_depths("nc3", 6, 1, "head_ends", complement=True),
     "least local slope of log NC1 of Z_{L-1} against log weight decay, between the thirds of the range, over all head "
     "depths": _least_slope,
+    "slope of log NC1 of Z_{L-1} against log weight decay from its smallest to its largest, least over head depths": (
+        _slope_of_the_range
+    ),
     "NC1 of Z_{L-1}, 12 layers over 4": lambda f: _nc1_by_depth(f).loc[12] / _nc1_by_depth(f).loc[4],
 } | {
     f"{word} {what} of the head's ReLU {of}, 12 layers over {shallow}": _between_depths(

@@ -110,8 +110,8 @@ def test_figure_5_and_the_resnet_of_figure_1():
 
 
 def test_every_figure_of_the_paper_is_declared_at_every_size():
-    ours = ("3-fixed", "3-fixed-small-step", "2-mlp-decays", "2-mlp-small-step", "2-resnet-32", "5-28", "4-width")
-    ours = {(figure, "cores") for figure in ours}
+    ours = ("3-fixed", "3-fixed-small-step", "2-mlp-decays", "2-mlp-small-step", "2-mlp-small-step-ends")
+    ours = {(figure, "cores") for figure in (*ours, "2-resnet-32", "5-28", "4-width")}
     figures = ("1", "1-resnet", "2-mlp", "2-resnet", "3", "4", "5")
     assert set(experiments.DECLARED) == ours | set(itertools.product(figures, experiments.PROFILES))
     with pytest.raises(ValueError, match="profile of figure 3-fixed must be one of cores; got 'quick'"):
@@ -128,8 +128,10 @@ def test_the_variants_change_only_the_weight_decays_and_seeds():
 
 
 def test_the_small_steps_are_jobs_of_the_papers_profile():
-    part, whole = specification("2-mlp-small-step", "cores").jobs(), specification("2-mlp", "paper").jobs()
-    assert len(part) == 18 and set(part) < set(whole)
+    whole = set(specification("2-mlp", "paper").jobs())
+    part, ends = (specification(f"2-mlp-small-step{of}", "cores").jobs() for of in ("", "-ends"))
+    assert len(part) == 18 and set(part) < whole
+    assert len(ends) == 12 and set(ends) < whole - set(part)
     paper = specification("3", "paper")
     fixed = paper.but(figure="3-fixed-small-step", lr=paper.lr[:1], seeds=3)
     fixed = fixed.but(weight_decay=specification("3-fixed", "cores").weight_decay, weight_decay_over_depth=False)

@@ -78,6 +78,10 @@ _ALL = [
         data="mnist", samples=60_000, test_samples=8_000, network="mlp", nonlinear=(5,), linear=(1, 2, 3, 4, 5,
         6), lr=(0.001,), weight_decay=(0.002,), seeds=3, epochs=1000, batch_size=128, measurements=1,
         runs_per_job=None),
+    declare(figure="2-mlp-small-step-ends", profile="cores", shows=HEADS,  # both ends of the paper's range
+        data="mnist", samples=60_000, test_samples=8_000, network="mlp", nonlinear=(5,), linear=(1, 6),
+        lr=(0.001,), weight_decay=(0.001, 0.004), seeds=3, epochs=1000, batch_size=128, measurements=1,
+        runs_per_job=None),
     declare(figure="4-width", profile="cores", shows="NC1, NC2 and balancedness of the last layers against the width",
         data="mnist", samples=500, test_samples=1_000, network="mlp", nonlinear=(5,), linear=(4,),
         width=(32, 64, 128, 256, 512, 1024), lr=(0.02,), weight_decay=(0.0018,), seeds=3, epochs=500, batch_size=50,
