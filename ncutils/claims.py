@@ -97,7 +97,8 @@ class Claim:
         scale: what was run, e.g. ``"quick: 1,000 digits, 3 seeds, CPU"``.
         verdict: one of :data:`VERDICTS`; compute it, with :func:`verdict` or :meth:`judge` for instance.
         numbers: the few numbers it rests on: "value", "below" or "above" (the threshold), "spread", "seeds" and
-            "distance" (in spreads) where it was judged against a threshold.
+            "distance" (in spreads) where it was judged against a threshold; "meet", how many runs meet it each by
+            itself, where an archive was asked.
 
     Example:
         >>> claim = Claim("X-1", "NC1 falls.", "ours", "02", "1,000 digits", Claim.judge(0.01 < 0.1), {"NC1": 0.01})
@@ -592,8 +593,9 @@ def judge_archives(
         missing: ``"error"``, or ``"skip"`` to leave out the questions whose archive is not there.
 
     Returns:
-        One claim a question, its numbers the value (mean over runs), threshold, spread, distance in spreads and runs.
-        Undecided, with NaN for a value, where a run diverged or a number is not finite.
+        One claim a question, its numbers the value (mean over runs), threshold, spread, distance in spreads, runs, and
+        how many of them meet the threshold by themselves, which decides nothing. Undecided, with NaN for a value, where
+        a run diverged or a number is not finite.
 
     Raises:
         ValueError: as :func:`read_questions`, and an archive that is missing or does not hold what is asked, by name.
@@ -625,6 +627,7 @@ def judge_archives(
         if key not in whole:
             whole[key] = _whole(frame)
         sound = whole[key] and all(map(math.isfinite, values))
+        meet = sum(v < row["below"] if "below" in row else v > row["above"] for v in values)
         found.add(
             row["id"],
             row["source"],
@@ -636,6 +639,7 @@ def judge_archives(
             seeds=count,
             margin=margin,
             expects=expects,
+            numbers={"meet": meet} if sound else None,
             scale=experiments.label(frame) + (f"; asked in {row['commit']}" if row["commit"] else ""),
         )
     return found

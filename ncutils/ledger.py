@@ -216,12 +216,13 @@ def _asked_found_distance(claim: Claim) -> tuple[str, str, str]:
     numbers = dict(claim.numbers)
     value, (side, threshold) = numbers.pop("value", None), _asked(claim)
     numbers.pop(side, None)
-    spread, distance, seeds = numbers.pop("spread", None), numbers.pop("distance", None), numbers.pop("seeds", None)
+    spread, distance, seeds, meet = (numbers.pop(name, None) for name in ("spread", "distance", "seeds", "meet"))
     rest = ", ".join(f"{name} {float(f'{number:.2g}'):g}" for name, number in numbers.items())
     if value is None or threshold is None:
         return "", rest, ""
     asked = f"{'<' if side == 'below' else '>'} {threshold:g}"
-    found = f"{value:.3g}" + (f" ± {spread:.1g}" if spread else "") + (f" ({seeds:g} runs)" if seeds else "")
+    runs = f" ({seeds:g} runs{'' if meet is None else f', {meet:g} meet it'})" if seeds else ""
+    found = f"{value:.3g}" + (f" ± {spread:.1g}" if spread else "") + runs
     return asked, found + (f"; {rest}" if rest else ""), f"{distance:.3g} sd" if distance else ""
 
 

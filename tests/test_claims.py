@@ -208,6 +208,27 @@ def test_questions_of_layers_on_a_known_archive():
     assert 0.8 < found["F4P-balance-rate"].numbers["value"] < 1.25
 
 
+def test_the_runs_that_meet_a_threshold_by_themselves_are_counted(tmp_path):
+    """On either side of it, whatever the verdict is; of an archive that decides nothing none are."""
+    other = QUESTION.replace("F4P-nc3", "F4P-nc2").replace('"NC3"', '"NC2 of Z_{L-1}"')
+    frame = experiments.archive("4", "cores")
+    end = frame[(frame["step"] == frame["step"].max()) & (frame["split"] == "train") & (frame["layer"] == 8)]
+    nc2, nc3 = (sorted(end[column]) for column in ("nc2", "nc3"))
+    below = other.replace("above = 0.9", f"below = {(nc2[1] + nc2[2]) / 2!r}")
+    (tmp_path / "claims.toml").write_text(QUESTION.replace("0.9", repr(nc3[1])) + below)
+    asked = tmp_path / "claims.toml", {("4", "paper"): frame}
+    high, low = judge_archives(*asked)
+    assert high.numbers["seeds"] == low.numbers["seeds"] == 5
+    assert high.numbers["meet"] == 3 and low.numbers["meet"] == 2  # a run at the threshold does not meet it
+    assert claims._numbers(low).endswith(", seeds 5, meet 2")
+    assert "(5 runs, 2 meet it)" in ledger.full_table([low])
+    bad = frame.assign(diverged=frame["run"] > 0)
+    bad.attrs = frame.attrs
+    with pytest.warns(UserWarning, match="4 of 5 runs diverged"):
+        found = judge_archives(asked[0], {("4", "paper"): bad})
+    assert all("meet" not in claim.numbers for claim in found)
+
+
 def test_questions_of_depth_on_known_archives():
     heads, deep = experiments.archive("2-mlp", "cores"), experiments.archive("3", "cores")
     # Ten weight decays in the question, three in this archive: the slope between its thirds is that between its points.
