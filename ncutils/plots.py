@@ -51,8 +51,11 @@ def style() -> None:
         set_matplotlib_formats("svg", metadata={"Date": None})
 
 
-def figure1(frame, title: str = ""):
+def figure1(frame, title: str = "", other=None):
     """NC1, NC2, imbalance and negativity of the last 7 layers over training (Figure 1; also Figure 4).
+
+    Args:
+        frame, title, other: as in :func:`over_training`.
 
     Example:
         >>> from ncutils.experiments import load_archive
@@ -60,17 +63,18 @@ def figure1(frame, title: str = ""):
         >>> [axis.get_title() for axis in figure.axes]
         ['NC1', 'NC2', 'imbalance with the next', 'negativity (ReLU layers)']
     """
-    return over_training(frame, title)
+    return over_training(frame, title, other=other)
 
 
 figure4 = figure1
 
 
 @checked(
-    frame=table("split", "diverged", "step", "layer", "part", "nc1", "nc2", "balancedness_relative", "negativity"),
+    frame=table(*_TRAINING),
     last=integer(least=1),
+    other=table(*_TRAINING),
 )
-def over_training(frame, title: str = "", last: int = 7, split: str = "train"):
+def over_training(frame, title: str = "", last: int = 7, split: str = "train", other=None):
     """Four panels against the training step: NC1, NC2, balancedness, negativity of the ``last`` layers.
 
     ReLU layers are dashed, linear ones full; colours go from the first layer shown (light) to the last (dark).
@@ -84,9 +88,13 @@ def over_training(frame, title: str = "", last: int = 7, split: str = "train"):
     """
     import matplotlib.pyplot as plt
 
-    rows = frame[(frame["split"] == split) & ~frame["diverged"] & (frame["step"] > 0)]
-    if rows.empty:
-        raise ValueError(f"split must be one with rows, {sorted(set(frame['split']))}; got {split!r}")
+    results = []
+    for result in (frame,) if other is None else (frame, other):
+        rows = result[(result["split"] == split) & ~result["diverged"] & (result["step"] > 0)]
+        if rows.empty:
+            raise ValueError(f"split must be one with rows, {sorted(set(result['split']))}; got {split!r}")
+        results.append(rows)
+    rows, *others = results
     deepest = int(rows["layer"].max())
     layers = range(max(1, deepest - last + 1), deepest + 1)
     colours = dict(zip(layers, _shades(len(layers)), strict=True))
@@ -103,9 +111,11 @@ def over_training(frame, title: str = "", last: int = 7, split: str = "train"):
             linear = (part["part"] == "linear").any()
             if part[column].isna().all() or (column == "negativity" and linear):
                 continue
-            _band(
-                axis, part, "step", column, colours[layer], "-" if linear else (0, (4, 1.5)), _layer_name(layer, linear)
-            )
+            style = "-" if linear else (0, (4, 1.5))
+            for pale in others:
+                means = pale[pale["layer"] == layer].groupby("step")[column].mean()
+                axis.plot(means.index, means, color=colours[layer], linestyle=style, lw=0.9, alpha=0.55, label="_other")
+            _band(axis, part, "step", column, colours[layer], style, _layer_name(layer, linear))
         values = rows.loc[rows["layer"].isin(layers), column]
         wide = logarithmic and values.max() > 10 * values.min()  # ticks of a log axis need a decade
         axis.set(xscale="log", title=name, ylabel=unit, yscale="log" if wide else "linear")

@@ -231,7 +231,7 @@ TARGETS = {
     "experiments.label": _late(experiments.label, lambda: dict(result=_result())),
     # plots
     "plots.over_training": _late(plots.over_training,
-                                 lambda: dict(frame=_result().frame, title="t", last=7, split="train")),
+                                 lambda: dict(frame=_result().frame, title="t", last=7, split="train", other=None)),
     "plots.figure2": _late(plots.figure2, lambda: dict(ends=_result().head_ends(), title="t", other=None,
                                                        names=("a", "b"))),
     "plots.figure3": _late(plots.figure3, lambda: dict(table=_result().nonlinear_head(), title="t", other=None,

@@ -170,6 +170,22 @@ def test_every_panel_over_training_draws_its_own_column():
         assert axis.lines and all(value == 10.0 + number for line in drawn(axis) for value in line)
 
 
+def test_a_second_result_lies_thin_and_pale_behind_the_first_and_has_no_label():
+    second = history(runs=2).assign(nc1=lambda f: 7.0 + f["layer"] + f["run"])
+    alone, both = (plots.figure4(history(), "quick", *more) for more in ((), (second,)))
+    for one, two in zip(alone.axes, both.axes, strict=True):
+        pale = [line for line in two.lines if line.get_alpha()]
+        first = [line for line in two.lines if line not in pale]
+        assert len(pale) == len(first) == len(one.lines) and len(two.collections) == len(one.collections)
+        assert all(a.get_color() == b.get_color() for a, b in zip(pale, first, strict=True))
+        assert all(a.get_linewidth() < b.get_linewidth() for a, b in zip(pale, first, strict=True))
+        assert [text.get_text() for text in two.texts] == [text.get_text() for text in one.texts]
+    pale = [line.get_ydata() for line in both.axes[0].lines if line.get_alpha()]
+    np.testing.assert_allclose(pale, [[7.5 + layer] * 3 for layer in range(3, 10)])
+    with pytest.raises(ValueError, match=r"split must be one with rows, \['test'\]; got 'train'"):
+        plots.figure4(history(), "", second.assign(split="test"))
+
+
 def test_every_picture_of_class_means_is_that_of_its_layer():
     grams = {layer: np.diag([1.0, layer / 10]) for layer in (3, 5, 7)}
     figure = plots.class_means(grams, (3, 5, 7), relu_layers=3)
