@@ -9,6 +9,7 @@ is small (:func:`balancedness_stationary`). Rows are samples, weights ``(out, in
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -24,8 +25,9 @@ __all__ = ["balancedness_flow", "balancedness_stationary", "balancedness_step"]
 # An identity between float64 matrices: relative discrepancy allowed, and rounding of the matrices themselves.
 IDENTITY = 1e-10
 ROUNDING = 1e-14
-# "To three digits", for a trajectory that a solver has integrated.
+# "To three digits", for a trajectory that a solver has integrated; and what it loses of the matrices themselves.
 THREE_DIGITS = 1e-3
+SOLVER = 1e-8
 
 
 @checked(
@@ -106,7 +108,8 @@ def balancedness_flow(trajectory: Trajectory, tolerance: float = THREE_DIGITS) -
 
     Returns:
         max over times and layers of ‖D_ℓ(t) − e^{−2λt}D_ℓ(0)‖_F / ‖e^{−2λt}D_ℓ(0)‖_F, against the tolerance; for
-        layers with D_ℓ(0) = 0 over the largest of the other denominators.
+        layers with D_ℓ(0) = 0 over the largest of the other denominators. Once e^{−2λt}D_ℓ(0) is no longer far above
+        what a solver loses of W_ℓ, 1e-8 ‖W_ℓ‖², that stands in its place.
 
     Example:
         >>> from ncutils.theory import flow, general_position, initialise
@@ -128,9 +131,12 @@ def balancedness_flow(trajectory: Trajectory, tolerance: float = THREE_DIGITS) -
     scales = [scale if scale > 1e-9 * largest else max(largest, 1e-300) for scale in scales]
     for i, t in enumerate(trajectory.times):
         decay = math.exp(-2 * trajectory.objective.weight_decay * t)
+        weights = trajectory.weights(i)[trajectory.objective.num_nonlinear :]
+        lost = [SOLVER * (np.linalg.norm(a) ** 2 + np.linalg.norm(b) ** 2) for a, b in itertools.pairwise(weights)]
         now = imbalances(trajectory.weights(i), trajectory.objective.num_nonlinear)
-        for d, d0, scale in zip(now, first, scales, strict=True):
-            worst = max(worst, float(np.linalg.norm(d - decay * d0)) / (decay * scale))
+        for d, d0, scale, least in zip(now, first, scales, lost, strict=True):
+            size = max(decay * scale, least / max(tolerance, THREE_DIGITS), 1e-300)
+            worst = max(worst, float(np.linalg.norm(d - decay * d0)) / size)
     hypotheses = (Hypothesis("max ‖D_ℓ(0)‖_F > 0", largest, 0.0, ">"),)
     return Check("Balancedness lemma (flow)", "imbalance", "exact", hypotheses, worst, tolerance, "<=")
 

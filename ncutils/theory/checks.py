@@ -150,7 +150,11 @@ class Check:
         many(instance("Hypothesis"))("hypotheses", hypotheses)
         self.__dict__.update(statement=statement, quantity=quantity, form=form, hypotheses=tuple(hypotheses))
         self.__dict__.update(measured=_plain(measured, "measured"), bound=_plain(bound, "bound"), sense=sense)
-        self.__dict__.update(tolerance=_plain(tolerance, "tolerance"), rounding=_plain(rounding, "rounding"))
+        slack = {"tolerance": _plain(tolerance, "tolerance"), "rounding": _plain(rounding, "rounding")}
+        for name, value in slack.items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be finite and >= 0; got {value}")
+        self.__dict__.update(slack)
 
     @property
     def hypotheses_met(self) -> bool:

@@ -118,8 +118,13 @@ def dichotomy(trajectory: Trajectory, phase: TwoPhase | None = None) -> Check:
     Args:
         trajectory: from :func:`~ncutils.theory.simulate.flow` with weight decay 0.
         phase: as in :func:`dichotomy_floor`.
+
+    Raises:
+        ValueError: constants of another start.
     """
     objective = trajectory.objective
+    if phase is not None:
+        phase.check_start(objective, trajectory.weights(0))
     floor, hypotheses = dichotomy_floor(objective, trajectory.weights(0), phase)
     hypotheses += (Hypothesis("λ = 0", objective.weight_decay, 0.0, "<="),)
     return Check("Dichotomy (no decay)", "nc1", "simple", hypotheses, float(np.min(trajectory.nc1)), floor, ">=")

@@ -354,7 +354,7 @@ class Trajectory:
         return np.array([float(h.nc1(h.layers[-2])) for h in self.heads])
 
 
-@checked(times=many(number(finite=True)), rtol=number(above=0, finite=True), atol=number(above=0, finite=True))
+@checked(times=many(number(finite=True)), rtol=number(least=1e-12, finite=True), atol=number(above=0, finite=True))
 def flow(
     objective: Objective,
     weights: Sequence,
@@ -373,7 +373,7 @@ def flow(
         objective: C_λ.
         weights: θ_0.
         times: increasing, at least two, from the starting time 0; where to record.
-        rtol: relative tolerance of the solver.
+        rtol: relative tolerance of the solver, at least 1e-12.
         atol: absolute tolerance.
 
     Raises:
@@ -536,8 +536,8 @@ def largest_step(objective: Objective, weights: Sequence, trial_steps: int = 500
         >>> largest_step(objective, weights, trial_steps=50) > 0
         True
     """
-    if not 0 < precision < 1:
-        raise ValueError(f"precision must be above 0 and below 1; got {precision}")
+    if not 1e-12 <= precision < 1:
+        raise ValueError(f"precision must be at least 1e-12 and below 1; got {precision}")
     unit = 1 / float(np.abs(np.linalg.eigvalsh(objective.hessian(weights))).max())
 
     def kept(factor: float) -> bool:

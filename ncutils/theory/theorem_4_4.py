@@ -329,6 +329,17 @@ class TwoPhase:
         """α: ½‖∇C_0‖² ≥ αC_0 on B(θ_0, r_0); √α = (1−1/L)^{L−1}√α(θ_0)."""
         return (self.root_alpha_0 * (1 - 1 / self.depth) ** (self.depth - 1)) ** 2
 
+    def check_start(self, objective: Objective, weights: Sequence) -> None:
+        """Raise ValueError unless these are constants of this start."""
+        start = TwoPhase.at(objective, weights, weight_decay=self.weight_decay)
+        for name in ("norm", "data_cost", "gamma", "num_nonlinear", "input_frobenius"):
+            ours, theirs = getattr(self, name), getattr(start, name)
+            if not math.isclose(ours, theirs, rel_tol=1e-6, abs_tol=1e-12):
+                raise ValueError(
+                    f"phase must be of this start, {name} = {theirs:g}; got constants of another start, "
+                    f"{name} = {ours:g}"
+                )
+
     @property
     def budget(self) -> float:
         """∫_0^{r_0}√α(s)ds = (μ√(L−1)/L)√α(θ_0)(1 − (1−1/L)^L), what the path integral may use up."""
@@ -790,13 +801,7 @@ def _along(phase: TwoPhase, trajectory: Trajectory) -> tuple[tuple[Hypothesis, .
     decay = trajectory.objective.weight_decay
     if not math.isclose(phase.weight_decay, decay, rel_tol=1e-6):
         raise ValueError(f"phase must be {decay:g}, the trajectory's; got constants for λ = {phase.weight_decay:g}")
-    start = TwoPhase.at(trajectory.objective, trajectory.weights(0))
-    for name in ("norm", "data_cost", "gamma", "num_nonlinear", "input_frobenius"):
-        ours, theirs = getattr(phase, name), getattr(start, name)
-        if not math.isclose(ours, theirs, rel_tol=1e-6, abs_tol=1e-12):
-            raise ValueError(
-                f"phase must be {theirs:g}, the trajectory's; got constants of another start, {name} = {ours:g}"
-            )
+    phase.check_start(trajectory.objective, trajectory.weights(0))
     if trajectory.step_size is None:
         hypotheses = phase.hypotheses("flow")
     else:

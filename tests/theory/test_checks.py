@@ -160,3 +160,9 @@ def test_rounding_is_printed_as_such():
 def test_rounding_of_one_in_a_billion_is_forgiven_and_no_more(over, held):
     assert Check("S", "nc2", "sharp", (), 2.0 * (1 + over), 2.0, "<=").holds is held
     assert Check("S", "nc3", "sharp", (), 0.5 * (1 - over), 0.5, ">=").holds is held
+
+
+@pytest.mark.parametrize("slack", [{"rounding": math.inf}, {"rounding": -1.0}, {"tolerance": math.nan}])
+def test_a_slack_that_would_let_everything_pass_is_refused(slack):
+    with pytest.raises(ValueError, match="must be finite and >= 0"):
+        Check("S", "q", "simple", (), 2.0, 1.0, "<=", **slack)

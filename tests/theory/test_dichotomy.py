@@ -57,6 +57,15 @@ def test_silent_where_the_path_may_be_long():
     assert math.isfinite(hypotheses[-1].value)
 
 
+def test_constants_of_another_start_are_refused():
+    objective, weights = case()
+    other = TwoPhase.at(objective, case(seed=1)[1], weight_decay=0.0)
+    free = simulate.flow(objective, weights, [0.0, 1e-3], rtol=1e-7, atol=1e-10)
+    assert dichotomy(free, TwoPhase.at(objective, weights, weight_decay=0.0)).holds
+    with pytest.raises(ValueError, match="phase must be of this start, norm"):
+        dichotomy(free, other)
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="must exceed K"):
         case(widths=[8, 2, 2])

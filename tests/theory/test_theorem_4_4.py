@@ -235,6 +235,17 @@ def test_a_small_layer_cannot_hide_behind_a_large_one(monkeypatch):
     assert balancedness_stationary(objective, weights).holds is False
 
 
+def test_a_law_below_the_rounding_of_the_solver_is_not_violated():
+    objective = Objective(general_position(4, 4), labels(4, 2), 1, 0.05)
+    weights = network([4, 3, 3, 2], 0, 1.5)
+    for end in (400.0, 800.0, 8000.0):  # the law lets the imbalance fall by e^-40, e^-80, and to 0 in float64
+        trajectory = flow(objective, weights, [0.0, 0.5, end])
+        assert balancedness_flow(trajectory).holds
+        states = trajectory.states.copy()
+        states[1, -6:] *= 1.01
+        assert balancedness_flow(replace(trajectory, states=states)).holds is False
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.floats(1e-3, 10), st.floats(0.1, 3), st.sampled_from(["smooth", "relu"]))
 def test_stationarity_bounds_the_imbalance_everywhere(seed, decay, scale, activation):
@@ -256,6 +267,15 @@ def test_without_weight_decay_nothing_balances():
     assert balancedness_flow(trajectory).holds
     assert trajectory.errors[-1] < 1e-6
     np.testing.assert_allclose(trajectory.imbalances, trajectory.imbalances[0], rtol=1e-5)
+
+
+def test_what_no_solver_reaches_is_refused():
+    objective = Objective(general_position(4, 4), labels(4, 2), 1, 0.05)
+    weights = network([4, 3, 2])
+    with pytest.raises(ValueError, match="rtol must be at least 1e-12"):
+        flow(objective, weights, [0.0, 1.0], rtol=1e-300)
+    with pytest.raises(ValueError, match="precision must be at least 1e-12"):
+        largest_step(objective, weights, precision=1e-17)
 
 
 def test_nothing_to_check_and_nan_never_hold(centrepiece):
