@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ncutils import training
+from ncutils._arguments import shown
 from ncutils._measure import _unwrapped, measure
 from ncutils.networks import MLP, ResNet20
 
@@ -76,12 +77,19 @@ def _train_one(module, source, config, loss, optimizer, measured, bar, seed):
             batches = source.batches(config.batch_size, seed)
             for step in range(config.total + 1):
                 if step in stops and measured is not None:
-                    rows += _rows(module, source, step, measured, loss)
+                    try:
+                        rows += _rows(module, source, step, measured, loss)
+                    except ValueError:  # the metrics refuse infinite features
+                        if not _exploded(module, source):
+                            raise
+                        return rows, [training.Divergence(0, step, math.inf)]
                 if step == config.total:
                     break
                 x, y = next(batches)
-                outputs = module(x.to(where))
+                outputs = _outputs(module, x.to(where), loss, y)
                 value = loss(outputs[0] if stacked else outputs, y.to(where))
+                if step == 0:
+                    _check_loss(value)
                 if not math.isfinite(value.item()) or value.item() > 1e6:
                     return rows, [training.Divergence(0, step, value.item())]
                 stepper.zero_grad()
@@ -94,6 +102,37 @@ def _train_one(module, source, config, loss, optimizer, measured, bar, seed):
     return rows, []
 
 
+def _outputs(module: nn.Module, x: Tensor, loss: Callable, y: Tensor):
+    """The module on a batch, refused in our words."""
+    try:
+        outputs = module(x)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"data: the network cannot take x of {tuple(x.shape)}, {x.dtype}: {error}") from error
+    if loss is squared_error and isinstance(outputs, Tensor) and (outputs.ndim < 2 or outputs.shape[-2] != len(y)):
+        raise ValueError(f"network must return (N, K), N = {len(y)}; got {tuple(outputs.shape)}")
+    return outputs
+
+
+def _check_loss(value, graph: bool = True) -> None:
+    if not isinstance(value, Tensor) or value.numel() != 1 or (graph and not value.requires_grad):
+        seen = shown(value.detach()) if isinstance(value, Tensor) else shown(value)
+        raise ValueError(f"loss must return one number with a gradient; got {seen}")
+
+
+def _exploded(module: nn.Module, source) -> bool:
+    """Whether some output on the data is NaN or infinite."""
+    was_training, where = module.training, next(module.parameters()).device
+    try:
+        with torch.no_grad():
+            outputs = [module.eval()(x.to(where)) for x, _ in source.parts()]
+    except (RuntimeError, TypeError):  # they are not what it takes
+        return False
+    finally:
+        module.train(was_training)
+    outputs = [out[0] if isinstance(out, tuple) else out for out in outputs]
+    return not all(bool(torch.isfinite(out).all()) for out in outputs)
+
+
 def _rows(module, source, step: int, measured: Callable, loss: Callable) -> list[dict]:
     """One row a layer: :func:`training.measure_layers` for our networks, :func:`ncutils.measure` for other modules."""
     if measured is not training.measure_layers or isinstance(module, (MLP, ResNet20)):
@@ -104,18 +143,19 @@ def _rows(module, source, step: int, measured: Callable, loss: Callable) -> list
 def measure_module(module, data, step: int, loss: Callable, layers=None) -> list[dict]:
     """One row a place of :func:`ncutils.measure`, each with the loss, accuracy and error of the whole."""
     source = _source(data)
-    frame = measure(module, source.pairs(), layers)
     was_training, seen = module.training, []
     module.eval()
     with torch.no_grad():
         where = next(module.parameters()).device
         for x, y in source.parts():
             x, y = x.to(where), y.to(where)
-            seen.append((module(x), y))
+            seen.append((_outputs(module, x, squared_error, y), y))
         outputs, y = (torch.cat(parts) for parts in zip(*seen, strict=True))
-        value, error = float(loss(outputs, y)), 2 * len(y) * float(squared_error(outputs.double(), y))
+        _check_loss(value := loss(outputs, y), graph=False)
+        value, error = float(value), 2 * len(y) * float(squared_error(outputs.double(), y))
         right = int((outputs.argmax(1) == y).sum())
     module.train(was_training)
+    frame = measure(module, source.pairs(), layers)
     whole = {"loss": value, "accuracy": right / len(y), "error": math.sqrt(error)}
     rows = []
     for index, row in enumerate(frame.to_dict("records")):

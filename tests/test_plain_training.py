@@ -84,6 +84,25 @@ def test_a_run_that_diverges_says_so(capsys):
     assert result.diverged and "diverged" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("lr", [1.0, 1e3, 1e15, 1e30])
+def test_a_run_that_leaves_the_numbers_keeps_what_was_measured(lr):
+    config = TrainingConfig(steps=60, lr=lr, batch_size=20, warmup_steps=0, measurements=60)
+    torch.manual_seed(0)
+    deep = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
+    result = train(deep, blobs(torch.float32), config, progress=False)
+    (gone,) = result.diverged
+    assert {row["step"] for row in result.rows} == set(range(gone.step)) | ({gone.step} if gone.loss < 1e300 else set())
+    assert deep.training
+
+
+def test_a_measure_that_refuses_finite_outputs_is_heard():
+    def refuses(network, data, step):
+        raise ValueError("not these")
+
+    with pytest.raises(ValueError, match="not these"):
+        train(module(), blobs(), TrainingConfig(steps=3, **QUICK), measure=refuses, progress=False)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
@@ -96,6 +115,20 @@ def test_a_run_that_diverges_says_so(capsys):
         (dict(data=(torch.full((3, 64), torch.nan), torch.tensor([0, 1, 2]))), ValueError, "must be finite"),
         (dict(data=(torch.zeros(2, 64), torch.tensor([0, 1, 2]))), ValueError, "as many labels as samples"),
         (dict(network=nn.ReLU()), ValueError, "network must have parameters"),
+        (dict(data=blobs(torch.float32)), ValueError, r"data: the network cannot take x of \(60, 64\), torch.float32"),
+        (
+            dict(network=nn.Linear(64, 3).double(), data=(torch.zeros(6, 5).double(), torch.arange(6) % 3)),
+            ValueError,
+            r"data: the network cannot take x of \(6, 5\)",
+        ),
+        (
+            dict(network=nn.Sequential(nn.Linear(64, 1), nn.Flatten(0)).double()),
+            ValueError,
+            r"network must return \(N, K\), N = 60; got \(60,\)",
+        ),
+        (dict(loss=lambda out, y: out.detach().sum()), ValueError, "loss must return one number with a gradient"),
+        (dict(loss=lambda out, y: out.sum(1)), ValueError, "loss must return one number with a gradient"),
+        (dict(loss=lambda out, y: 1.0), ValueError, "loss must return one number with a gradient; got 1.0"),
     ],
 )
 def test_wrong_arguments_are_named(change, error, words):
