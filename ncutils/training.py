@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import io
 import itertools
 import json
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
+from types import CodeType
 
 import numpy as np
 import torch
@@ -47,6 +49,7 @@ __all__ = [
 
 # Numbers a layer to measure at a time: the float64 copies of 50 runs on 60,000 samples would fill a GPU.
 _BLOCK = 2**27
+SAVE_EVERY = 60.0  # seconds between two checkpoints where measurements lie further apart
 _relu_backward = torch.ops.aten.threshold_backward.grad_input  # looked up once: that costs more than a small call
 
 
@@ -357,7 +360,8 @@ def train(
         measure: called as ``measure(network, data, step)`` at :func:`measurement_steps`, with a network that may hold
             only some of the runs; returns rows with a key ``run`` counted from 0 in that network. None measures never.
         progress: show a bar (needs tqdm; silent where ``TQDM_DISABLE`` is set).
-        checkpoint: file to write at every measurement and to resume from; removed by nobody but the caller.
+        checkpoint: file to write at every measurement, and once a minute between two, and to resume from; removed by
+            nobody but the caller.
         engine: ``"stacked"`` steps all runs of an MLP as one program, ``"sequential"`` takes one run after the other;
             ``"auto"`` stacks on a GPU only.
 
@@ -444,11 +448,16 @@ def _train_group(trainer, network, data, config, measure, bar, store, number):
     """Take one group of runs through all steps; stop early only when every run of it has diverged."""
     rows, failed, step, done = [], {}, 0, -1  # done: the last stop whose measurement is in rows
     if store and (saved := store.load(number)):
-        step = done = saved["step"]
+        step, done = saved["step"], saved.get("done", saved["step"])
         rows, failed = saved["rows"], saved["failed"]
         trainer.load_state(saved["trainer"])
         bar.update(step)
-    check_every = 50
+    check_every, latest = 50, time.monotonic()
+
+    def save() -> None:
+        state = {"step": step, "done": done, "rows": rows, "failed": failed, "trainer": trainer.state()}
+        store.save(number, state)
+
     for stop in measurement_steps(config) if measure else [config.total]:
         if stop <= done or len(failed) == network.num_runs:
             continue
@@ -466,13 +475,17 @@ def _train_group(trainer, network, data, config, measure, bar, store, number):
                 trainer.stop(run)
             if len(failed) == network.num_runs:
                 break
+            if store and step < stop and time.monotonic() - latest > SAVE_EVERY:
+                save()
+                latest = time.monotonic()
         if measure:
             rows += _measure_finite(measure, network, data, step, failed)
             for run in failed:  # those that the measurement found too
                 trainer.stop(run)
+        done = stop
         if store:
-            state = {"step": stop, "rows": rows, "failed": failed, "trainer": trainer.state()}
-            store.save(number, state)
+            save()
+            latest = time.monotonic()
     bar.update(config.total - step)  # what a group that diverged has left undone
     return rows, list(failed.values())
 
@@ -864,13 +877,30 @@ def _unpacked(value, tensors: list[Tensor]):
 
 def _fingerprint(network, data, config: TrainingConfig, measure, stacked: bool) -> str:
     spec = (type(network).__name__, network.sizes, network.num_nonlinear, network.activation, network.gamma)
-    how = (getattr(measure, "__qualname__", type(measure).__name__), stacked, str(data.x.dtype))
+    how = (_says(measure), stacked, str(data.x.dtype))
     digest = hashlib.sha256(repr((spec, network.seeds, astuple(config), tuple(data.x.shape), how)).encode())
     order = torch.arange(1, len(data.x) + 1, device=data.x.device, dtype=torch.float64)
     moved = order @ data.x.flatten(1).double()  # the same samples in another order are other batches
     for tensor in (data.y, data.x.sum(0, dtype=torch.float64), moved, *network.state_dict().values()):
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _says(function) -> str:
+    """What a function is known by: its name, and what it was compiled to where it is written in Python."""
+    inner = inspect.unwrap(getattr(function, "func", function))  # of a partial
+    name = getattr(inner, "__qualname__", type(inner).__qualname__)
+    code = getattr(inner if hasattr(inner, "__code__") else vars(type(inner)).get("__call__"), "__code__", None)
+    return f"{name} {'' if code is None else _compiled(code)}"
+
+
+def _compiled(code: CodeType) -> str:
+    constants = [_compiled(c) if isinstance(c, CodeType) else _constant(c) for c in code.co_consts]
+    return _files.digest(code.co_code, repr(code.co_names), *constants)
+
+
+def _constant(value) -> str:
+    return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
 
 
 def _check_data(network, data) -> None:

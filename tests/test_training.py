@@ -1,6 +1,7 @@
 """ncutils.training: the hand-written step against autograd and torch.optim.SGD, runs that do not see each other,
 divergence, checkpoints, measurements."""
 
+import functools
 import itertools
 import subprocess
 import sys
@@ -314,6 +315,7 @@ class Interrupted(Exception):
 def interrupting(measure, calls):
     """``measure`` until it has been called this often; it keeps the name, which is part of a checkpoint's identity."""
 
+    @functools.wraps(measure)
     def wrapped(*arguments):
         nonlocal calls
         calls -= 1
@@ -321,7 +323,6 @@ def interrupting(measure, calls):
             raise Interrupted
         return measure(*arguments)
 
-    wrapped.__qualname__ = measure.__qualname__
     return wrapped
 
 
@@ -372,6 +373,46 @@ def test_resnet_resumes(tmp_path):
     result = quietly(network, data, config, checkpoint=tmp_path / "c")
     same(network, whole)
     assert repr(result.rows) == repr(expected.rows)
+
+
+@pytest.mark.parametrize("engine", ["sequential", "stacked"])
+def test_a_long_way_between_two_measurements_is_not_walked_twice(engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+    data, config, path = small_data(), replace(CONFIG, steps=400, measurements=1, drop_at=1.0), tmp_path / "checkpoint"
+    whole = mlp()
+    expected = quietly(whole, data, config, engine=engine)
+    kind, taken = training._DenseTrainer, []
+    step = kind.step
+
+    def fails(self, number):
+        taken.append(number)
+        if len(taken) == 230:
+            raise Interrupted
+        step(self, number)
+
+    monkeypatch.setattr(kind, "step", fails)
+    with pytest.raises(Interrupted):
+        quietly(mlp(), data, config, engine=engine, checkpoint=path)
+    network = mlp()
+    result = quietly(network, data, config, engine=engine, checkpoint=path)
+    assert taken[229] == 229 and taken[230] == 200  # the last of the marks at every fiftieth step
+    for ours, theirs in zip(network.weights, whole.weights, strict=True):
+        assert torch.equal(ours, theirs)
+    assert repr(result.rows) == repr(expected.rows)
+
+
+def test_a_checkpoint_knows_what_a_measure_was_compiled_to(tmp_path):
+    def made(what):
+        scope = {}
+        exec(f"def measure(network, data, step):\n    return [{{'run': 0, 'x': {what}}}]", scope)
+        return scope["measure"]
+
+    one, path = mlp(seeds=(0,)), tmp_path / "checkpoint"
+    quietly(one, small_data(), measure=made("1 if step in {'a', 'b'} else 2"), checkpoint=path)
+    quietly(mlp(seeds=(0,)), small_data(), measure=made("1 if step in {'b', 'a'} else 2"), checkpoint=path)
+    for other in ("1 if step in {'a', 'c'} else 2", "step", "(lambda: 3)()"):
+        with pytest.raises(ValueError, match="belongs to another training"):
+            quietly(mlp(seeds=(0,)), small_data(), measure=made(other), checkpoint=path)
 
 
 @pytest.mark.parametrize("what", ["config", "data", "weights", "engine", "measure", "dtype", "shape"])
