@@ -6,6 +6,7 @@ import ast
 import contextlib
 import hashlib
 import os
+import re
 import time
 import uuid
 import warnings
@@ -67,8 +68,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def sweep_away(folder: Path, age: float = 86_400.0) -> None:
-    """Remove what :func:`atomic` was writing in a process that was killed, once it is a day old."""
-    for path in folder.glob(".*." + "[0-9a-f]" * 8):
+    """Remove what :func:`atomic` was writing of jobs in a process that was killed, once it is a day old."""
+    for path in folder.glob(".*"):
+        if not re.fullmatch(r"\.[0-9a-f]{16}\.(parquet|checkpoint)\.[0-9a-f]{8}", path.name):
+            continue  # somebody else's: the folder may be anyone's
         with contextlib.suppress(OSError):  # another process was faster
             if time.time() - path.stat().st_mtime > age:
                 path.unlink()

@@ -214,6 +214,82 @@ def test_a_data_set_that_was_not_fetched(tmp_path, monkeypatch):
         run(TINY.but(data="mnist", size=7))
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"lr": (0.05, 0.1, 0.05)}, "lr must not repeat a value; got 0.05 twice"),
+        ({"linear": (1, 1)}, "linear must not repeat a value; got 1 twice"),
+        ({"width": (12, 12)}, "width must not repeat a value; got 12 twice"),
+        ({"sweep": {"momentum": (0.5, 0.5)}}, r"sweep\['momentum'\] must not repeat a value"),
+        ({"sweep": {"momentum": ()}}, r"sweep\['momentum'\] must hold at least one value; got none"),
+        (
+            {"sweep": (("momentum", (0.5,)), ("momentum", (0.9,)))},
+            "sweep must not repeat a value; got 'momentum' twice",
+        ),
+        ({"runs_per_job": 0}, "runs_per_job must be at least 1; got 0"),
+        ({"seeds": 0}, "seeds must be at least 1; got 0"),
+        ({"profile": "huge"}, "profile must be one of quick, cores, paper, own; got 'huge'"),
+        ({"figure": "../x"}, "figure must be a name without slashes"),
+        ({"figure": "a/b"}, "figure must be a name without slashes"),
+        ({"figure": ""}, "figure must be a name without slashes"),
+        ({"measured": 110}, "measured must be at most the 100 samples; got 110"),
+    ],
+)
+def test_what_is_no_experiment_is_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        TINY.but(**changes)
+
+
+def test_true_is_no_number_of_seeds():
+    with pytest.raises(TypeError, match="seeds must be an integer; got True"):
+        TINY.but(seeds=True)
+
+
+def test_measuring_on_more_than_the_rarest_class_has_is_refused():
+    x, y = torch.randn(15, 4), torch.tensor([0, 0, 0] + [1] * 6 + [2] * 6)
+    few = experiments.declare(
+        figure="uneven", data=data.Dataset(x, y, 3, "uneven"), nonlinear=1, linear=1, lr=0.01, weight_decay=0.001,
+        width=4, steps=2, batch_size=5, measured=12, measurements=1,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="measured must be at most 3 a class, what the rarest has; got 4 a class"):
+        run(few)
+    assert not run(few.but(measured=9)).frame.empty
+
+
+def test_a_part_of_a_set_is_not_taken_for_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    y = (np.arange(100) % 10).astype(np.uint8)
+    arrays = {
+        f"{split}_{a}": v for split in data.SPLITS for a, v in (("x", np.zeros((100, 1, 28, 28), np.uint8)), ("y", y))
+    }
+    data.save("mnist", arrays, tmp_path)
+    for clear in (jobs._images.cache_clear, jobs._checksum_of_named.cache_clear):
+        clear()
+    with pytest.raises(ValueError, match=r"mnist must hold 60,000 training samples; got 100.*ncutils data mnist"):
+        specification("1", "cores").jobs()[0].load()
+
+
+def test_a_changed_paper_profile_is_not_called_paper_scale():
+    whole = specification("2-mlp", "paper")
+    assert whole.as_declared and whole.label().startswith("paper-scale: ")
+    for part in (whole.but(seeds=1), whole.but(epochs=1), whole.but(figure="1")):
+        assert not part.as_declared and part.label().startswith("paper-scale with changes: ")
+    assert whole.but(runs_per_job=3).as_declared
+
+
+def test_what_is_not_as_declared_is_not_archived_under_its_name(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(ARCHIVE, "check_committed", lambda: None)
+    path = tmp_path / "2-mlp-quick.parquet"
+    path.write_text("an archive")
+    with pytest.raises(
+        ValueError, match=r"result must be of figure 2-mlp, quick, as it is declared.*got another width, "
+    ):
+        experiments.save_archive(run(TINY), tmp_path)
+    assert path.read_text() == "an archive"
+    mine = run(TINY.but(figure="tiny", profile="own"))
+    assert experiments.save_archive(mine, tmp_path).name == "tiny-own.parquet"
+
+
 def test_samples_that_cannot_be_balanced():
     with pytest.raises(ValueError, match="samples of cifar10_small must be 800 or a smaller multiple of 10; got 95"):
         run(TINY.but(samples=95))
@@ -570,13 +646,15 @@ def test_the_committed_archives_are_whole(figure, profile):
 
 def test_what_a_killed_process_was_writing_is_removed_a_day_later(tmp_path, monkeypatch):
     monkeypatch.setenv("NCUTILS_CACHE", str(tmp_path))
-    old, new, other = (tmp_path / name for name in (".a.parquet.0123abcd", ".b.parquet.0123abcd", "c.parquet.0123abcd"))
-    for path in (old, new, other):
+    keys = ("0123456789abcdef", "123456789abcdef0")
+    old, new = (tmp_path / f".{key}.parquet.0123abcd" for key in keys)
+    others = [tmp_path / name for name in ("c.parquet.0123abcd", ".notes.0123abcd", ".git.parquet.0123abcd")]
+    for path in (old, new, *others):
         path.write_text("half")
-    for path in (old, other):
+    for path in (old, *others):
         os.utime(path, (0, 0))
     run(TINY.but(linear=(1,), weight_decay=(0.001,), seeds=1))
-    assert not old.exists() and new.exists() and other.exists()
+    assert not old.exists() and new.exists() and all(path.exists() for path in others)
 
 
 PRINT_HASH = """

@@ -152,18 +152,25 @@ def save_archive(result, folder: str | os.PathLike | None = None) -> Path:
     one; an installed copy is known by its version and by the hash of its code.
 
     Raises:
-        ValueError: the code that ran for a figure is not the code of the commit that the provenance would name, or
-            not that of the files as they are now.
+        ValueError: a figure's name for what is not as the figure is declared; the code that ran for a figure is not the
+            code of the commit that the provenance would name, or not that of the files as they are now.
         OSError: naming the file that could not be written.
     """
     folder = results_dir() if folder is None else Path(folder)
     provenance = dict(about_result(result, "provenance"))
-    if provenance["figure"] in figures.FIGURES:
+    figure, profile = provenance["figure"], provenance["profile"]
+    if figure in figures.FIGURES:
         check_committed()
         if provenance["code"] != (now := jobs.code_on_disk()):
             raise ValueError(
                 f"result must come from the code that is checked out, {now}; got one of {provenance['code']}: "
                 "check out the commit that it was computed at, and save it there"
+            )
+        declared = figures.specification(figure, profile).identity()
+        if differ := [n for n, v in identity(provenance["specification"]).items() if declared.get(n) != v]:
+            raise ValueError(
+                f"result must be of figure {figure}, {profile}, as it is declared, to be kept under that name; got "
+                f"another {', '.join(differ)}: run it under a name of its own, spec.but(figure=..., profile='own')"
             )
     provenance["git_commit"] = None if _uncommitted() else git("rev-parse", "HEAD")
     path = folder / f"{provenance['figure']}-{provenance['profile']}.parquet"

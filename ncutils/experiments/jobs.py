@@ -85,6 +85,8 @@ class DataConfig:
                 raise ValueError(f"data must be one of {', '.join(STORED)}, or your own; got {self.source!r}")
             if self.samples is None:
                 object.__setattr__(self, "samples", STORED[self.source])
+            if self.measured is not None and self.samples is not None and self.measured > self.samples:
+                raise ValueError(f"measured must be at most the {self.samples} samples; got {self.measured}")
         elif not (isinstance(self.source, (Dataset, tuple)) or callable(self.source)) or isinstance(
             self.source, torch.nn.Module
         ):
@@ -413,6 +415,8 @@ def _first(samples: Dataset, count: int) -> Dataset:
     if count % samples.num_classes:
         raise ValueError(f"measured must be a multiple of the {samples.num_classes} classes; got {count}")
     each = count // samples.num_classes
+    if (rarest := int(samples.y.bincount().min())) < each:
+        raise ValueError(f"measured must be at most {rarest} a class, what the rarest has; got {each} a class")
     chosen = [torch.nonzero(samples.y == c).flatten()[:each] for c in range(samples.num_classes)]
     index = torch.cat(chosen)
     return replace(samples, x=samples.x[index], y=samples.y[index])
@@ -443,6 +447,11 @@ def _images(config: DataConfig, dtype: torch.dtype | None) -> tuple[Dataset, Dat
     if isinstance(config.source, str):
         kind = dtype or torch.float32
         train = data.load(config.source, _per_class(config.source, config.count), "train", dtype=kind)
+        if len(train) != config.count:
+            raise ValueError(
+                f"data: {config.source} must hold {config.count:,} training samples; got {len(train):,}: "
+                f"delete the file in {data.data_root()} and run `python -m ncutils data {config.source}`"
+            )
         if config.test_samples % 10:
             raise ValueError(f"test_samples of {config.source} must be a multiple of 10; got {config.test_samples}")
         count = config.test_samples // 10

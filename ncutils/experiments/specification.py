@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 
@@ -90,6 +91,12 @@ class Specification:
 
     def __post_init__(self) -> None:
         text("figure", self.figure)
+        if not re.fullmatch(r"[^\s./\\:][^/\\:\0]*", self.figure):  # it names files
+            raise ValueError(
+                f"figure must be a name without slashes or colons, of no dot in front; got {self.figure!r}"
+            )
+        if self.profile not in (*PROFILES, "own"):
+            raise ValueError(f"profile must be one of {', '.join(PROFILES)}, own; got {self.profile!r}")
         one_or_many(integer(least=1))("width", self.width)
         for name in ("nonlinear", "linear", "lr", "weight_decay"):
             value = getattr(self, name)
@@ -99,6 +106,8 @@ class Specification:
                 raise ValueError(f"{name} must hold at least one value; got none")
             least = {"nonlinear": 0, "linear": 1}.get(name)
             many(number(least=0, finite=True) if least is None else integer(least=least))(name, value)
+            _no_repetition(name, value)
+        _no_repetition("width", self.widths)
         for name in ("loss", "optimizer"):
             optional(function)(name, getattr(self, name))
         if self.network not in NETWORKS and not callable(self.network):
@@ -110,15 +119,21 @@ class Specification:
             raise ValueError("class_means must be False with a network of your own; got True")
         if self.own_code and self.training.precision == "bfloat16":
             raise ValueError("precision must be float32 or float64 with code of your own; got 'bfloat16'")
-        if not isinstance(self.seeds, int) or self.seeds < 1:
-            raise ValueError(f"seeds must be at least 1; got {self.seeds}")
+        integer(least=1)("seeds", self.seeds)
+        optional(integer(least=1))("runs_per_job", self.runs_per_job)
         instance("dict", "tuple", "list")("sweep", self.sweep)
         if not isinstance(self.sweep, dict):
             many(pair(anything))("sweep", self.sweep)
-        sweep = tuple((name, tuple(choices)) for name, choices in dict(self.sweep).items())
+        pairs: list = list(self.sweep.items()) if isinstance(self.sweep, dict) else list(self.sweep)
+        _no_repetition("sweep", [name for name, _ in pairs])
+        sweep: tuple = tuple((name, tuple(choices)) for name, choices in pairs)
         known = _names(TrainingConfig) - {"lr", "weight_decay", "steps", "epochs", "batch_size", "precision"}
         if unknown := [name for name, _ in sweep if name not in known]:
             raise ValueError(f"sweep must name options among {', '.join(sorted(known))}; got {', '.join(unknown)}")
+        for name, choices in sweep:
+            if not choices:
+                raise ValueError(f"sweep[{name!r}] must hold at least one value; got none")
+            _no_repetition(f"sweep[{name!r}]", choices)
         if self.optimizer is not None and "momentum" in dict(sweep):
             raise ValueError("sweep must not name momentum with an optimizer of your own, which is not told of it")
         object.__setattr__(self, "sweep", sweep)
@@ -153,6 +168,14 @@ class Specification:
     def identity(self) -> dict:
         """What makes two runs the same experiment: not the caption, nor the cutting into jobs."""
         return identity(self.options())
+
+    @property
+    def as_declared(self) -> bool:
+        """Whether this is what :mod:`ncutils.experiments.figures` declares under its name, with nothing changed."""
+        from ncutils.experiments import figures
+
+        declared = figures.DECLARED.get((self.figure, self.profile))
+        return declared is not None and declared.identity() == self.identity()
 
     @property
     def swept(self) -> tuple[tuple[str, tuple], ...]:
@@ -248,6 +271,8 @@ class Specification:
     def label(self, device: str = "CPU") -> str:
         """Size, seeds and device in one line, for titles: never says more than what was run."""
         scale = {"quick": "quick", "cores": "what two cores can", "paper": "paper-scale"}.get(self.profile, self.figure)
+        if self.profile == "paper" and not self.as_declared:
+            scale += " with changes"
         seeds = f"{self.seeds} seed{'s' * (self.seeds > 1)}"
         precision = self.training.precision or "float32"
         return f"{scale}: {self._data()}, {seeds}, {self._length()}, {precision}, {device}"
@@ -315,6 +340,12 @@ def identity(stored: dict) -> dict:
     ignored = {*PROSE, "source"} | ({"lr", "weight_decay"} - set(stored))
     merged = {name: value for name, value in (defaults | stored).items() if name not in ignored}
     return json.loads(json.dumps(merged))
+
+
+def _no_repetition(name: str, values) -> None:
+    """Two equal values would be the same run counted twice."""
+    if twice := [value for index, value in enumerate(values) if value in values[:index]]:
+        raise ValueError(f"{name} must not repeat a value; got {twice[0]!r} twice")
 
 
 @functools.cache
