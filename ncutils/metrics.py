@@ -564,6 +564,7 @@ def imbalance(weight: Tensor, next_weight: Tensor, kind: str = "op") -> Tensor:
             "next_weight must be (..., p, m) for weight (..., m, n); "
             f"got weight {tuple(weight.shape)}, next_weight {tuple(next_weight.shape)}"
         )
+    _leading("next_weight", next_weight, "weight", weight)
     difference = imbalance_matrix(weight, next_weight)
     if not torch.isfinite(difference.sum()):
         raise ValueError("weight, next_weight must be below 1e150; their squares are NaN or infinite")
@@ -842,4 +843,14 @@ def _checked_weight(weight: Tensor, means: Tensor) -> Tensor:
     if weight.ndim < 2 or weight.shape[-2:] != means.shape[-2:]:
         classes, dim = means.shape[-2:]
         raise ValueError(f"weight must be (..., K, d) = (..., {classes}, {dim}); got {tuple(weight.shape)}")
+    _leading("weight", weight, "features", means)
     return weight
+
+
+def _leading(argument: str, value: Tensor, other: str, known: Tensor) -> None:
+    """What stands before the last two dimensions must fit together."""
+    ours, theirs = value.shape[:-2], known.shape[:-2]
+    if any(a != b and 1 not in (a, b) for a, b in zip(reversed(ours), reversed(theirs), strict=False)):
+        raise ValueError(
+            f"{argument} must have leading dimensions {tuple(theirs)}, those of {other}; got {tuple(ours)}"
+        )

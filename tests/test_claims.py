@@ -362,3 +362,18 @@ def test_every_question_was_committed_before_its_archive():
         if not added or git("cat-file", "-e", asked).returncode:
             pytest.skip("a shallow history")
         assert git("merge-base", "--is-ancestor", asked, added[-1]).returncode == 0, (asked, name)
+
+
+def test_a_threshold_that_is_no_number_decides_nothing():
+    with pytest.raises(ValueError, match="below, above must be numbers"):
+        claims.Claim.decide((0.5, 0.1), below=math.nan)
+
+
+def test_an_id_cannot_come_in_twice_by_a_side_door():
+    claim = claims.Claim("X-1", "NC1 falls.", "ours", "02", "", "holds")
+    found = Claims([claim])
+    with pytest.raises(ValueError, match="id must be unique"):
+        found.extend([claim])
+    with pytest.raises(ValueError, match="id must be unique"):
+        found += [claim]
+    assert len(found) == 1

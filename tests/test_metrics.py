@@ -569,3 +569,22 @@ def test_imbalance_of_weights_whose_squares_overflow_is_refused(kind):
     weight = torch.full((2, 2), 1e155, dtype=torch.float64)
     with pytest.raises(ValueError, match="weight, next_weight must be below 1e150"):
         metrics.imbalance(weight, 2 * weight, kind)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda z, y, w: metrics.nc3(z, y, w),
+            r"weight must have leading dimensions \(2,\), those of features; got \(3,\)",
+        ),
+        (lambda z, y, w: metrics.nc4(z, y, w), "weight must have leading dimensions"),
+        (lambda z, y, w: metrics.self_duality(z, y, w), "weight must have leading dimensions"),
+        (lambda z, y, w: metrics.imbalance(w, z.mT[..., :3, :3]), "next_weight must have leading dimensions"),
+    ],
+)
+def test_stacks_of_other_lengths_are_refused_by_name(call, words):
+    z, y, w = torch.randn(2, 30, 3), torch.arange(30) % 3, torch.randn(3, 3, 3)
+    with pytest.raises(ValueError, match=words):
+        call(z, y, w)
+    call(z, y, w[:2]), call(z, y, w[:1])  # as many, or one for all
