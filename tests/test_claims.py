@@ -119,6 +119,20 @@ def test_claims_refuse_what_is_ambiguous():
     assert len(found) == 1
 
 
+def test_claims_of_several_chapters_come_in_their_order_with_ids_of_their_own(tmp_path):
+    paths = []
+    for where, ids in (("02", "ab"), ("03", "c")):
+        found = Claims(where=where)
+        for id in ids:
+            found.add(id, "ours", "Something.", holds=True)
+        book = {"cells": [{"outputs": [{"data": found._repr_mimebundle_()}]}]}
+        paths.append(tmp_path / f"{where}.ipynb")
+        paths[-1].write_text(json.dumps(book))
+    assert [(c.id, c.where) for c in claims.read_claims(paths)] == [("a", "02"), ("b", "02"), ("c", "03")]
+    with pytest.raises(ValueError, match=r"claim ids must be unique; more than once: \['a', 'b'\]"):
+        claims.read_claims([*paths, paths[0]])
+
+
 def test_the_former_name_still_works():
     assert ledger.Claim is claims.Claim and ledger.Claim.judge(False, True) == "holds in part"
 
