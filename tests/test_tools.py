@@ -643,3 +643,10 @@ def test_a_docstring_of_the_library_makes_no_chapter_stale(tmp_path):
     path = tmp_path / "ncutils" / "metrics.py"
     path.write_text(path.read_text() + "\nCHANGED = True\n")
     assert all(new != old for new, old in zip(now(), first, strict=True))
+
+
+def test_a_damaged_notebook_is_named(tmp_path):
+    path = tmp_path / "01_setting.ipynb"
+    path.write_text('{"cells": [')
+    with pytest.raises(SystemExit, match=r"01_setting\.ipynb is damaged \(no JSON\): delete it"):
+        notebook.read_notebook(path)

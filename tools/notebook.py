@@ -189,7 +189,10 @@ def fingerprint(name: str, notebook, settings: Settings) -> str:
 def read_notebook(path: Path):
     import nbformat
 
-    return nbformat.read(path, as_version=4) if path.is_file() else None
+    try:
+        return nbformat.read(path, as_version=4) if path.is_file() else None
+    except (nbformat.reader.NotJSONError, UnicodeDecodeError) as error:
+        raise SystemExit(f"{path} is damaged (no JSON): delete it, and it is executed anew") from error
 
 
 def write_notebook(notebook, path: Path, settings: Settings) -> bool:
