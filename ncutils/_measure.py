@@ -271,6 +271,8 @@ class _Reader:
         try:
             with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
                 return self.model(**x) if isinstance(x, Mapping) else self.model(x)
+        except torch.cuda.OutOfMemoryError:  # a RuntimeError too
+            raise
         except (RuntimeError, TypeError) as error:
             seen = f"{tuple(x.shape)}, {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"{argument}: the model cannot take x of {seen}: {error}") from error

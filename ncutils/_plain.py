@@ -106,6 +106,8 @@ def _outputs(module: nn.Module, x: Tensor, loss: Callable, y: Tensor):
     """The module on a batch, refused in our words."""
     try:
         outputs = module(x)
+    except torch.cuda.OutOfMemoryError:  # a RuntimeError too
+        raise
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"data: the network cannot take x of {tuple(x.shape)}, {x.dtype}: {error}") from error
     if loss is squared_error and isinstance(outputs, Tensor) and (outputs.ndim < 2 or outputs.shape[-2] != len(y)):

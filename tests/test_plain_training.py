@@ -151,3 +151,14 @@ def test_an_epoch_of_a_loader_is_one_pass():
     loader = torch.utils.data.DataLoader(pairs, batch_size=7)
     train(module, loader, TrainingConfig(epochs=2, lr=0.01, batch_size=20, warmup_steps=0), measure=None)
     assert sum(seen) == 120 and len(seen) == 2 * len(loader)
+
+
+@pytest.mark.parametrize("measure", [None, "standard"])
+def test_no_memory_is_not_the_fault_of_the_data(measure):
+    class Hungry(nn.Linear):
+        def forward(self, x):
+            raise torch.cuda.OutOfMemoryError("no memory")
+
+    options = {"measure": None} if measure is None else {}
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        train(Hungry(64, 3).double(), blobs(), TrainingConfig(steps=2, **QUICK), progress=False, **options)
