@@ -17,6 +17,7 @@ from ncutils._measure import _unwrapped, measure
 from ncutils.networks import MLP, ResNet20
 
 SMALL = 1_000_000  # parameters below which one thread is the faster choice on a CPU
+LARGEST = 1e6  # a loss or a weight beyond has diverged, as in the batched engine
 
 
 def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
@@ -67,7 +68,8 @@ def _train_one(module, source, config, loss, optimizer, measured, bar, seed):
     if isinstance(stepper, torch.optim.LBFGS):
         raise ValueError("optimizer must step without a closure; got LBFGS")
     schedule = torch.optim.lr_scheduler.LambdaLR(stepper, lambda step: training.learning_rate_factor(config, step))
-    stops, rows = set(training.measurement_steps(config)), []
+    stops = set(training.measurement_steps(config))
+    rows: list[dict] = []
     where = parameters[0].device
     small = where.type == "cpu" and sum(p.numel() for p in parameters) < SMALL
     was_training = module.training
@@ -76,13 +78,13 @@ def _train_one(module, source, config, loss, optimizer, measured, bar, seed):
             module.train()
             batches = source.batches(config.batch_size, seed)
             for step in range(config.total + 1):
-                if step in stops and measured is not None:
-                    try:
-                        rows += _rows(module, source, step, measured, loss)
-                    except ValueError:  # the metrics refuse infinite features
-                        if not _exploded(module, source):
-                            raise
-                        return rows, [training.Divergence(0, step, math.inf)]
+                asked = step in stops and measured is not None
+                if step and (asked or step == config.total):
+                    seen = _loss_on(module, source, loss)
+                    if not (-math.inf < seen < LARGEST) or not all(_moderate(p) for p in parameters):
+                        return rows, [training.Divergence(0, step, seen)]
+                if asked:
+                    rows += _rows(module, source, step, measured, loss)
                 if step == config.total:
                     break
                 x, y = next(batches)
@@ -90,7 +92,7 @@ def _train_one(module, source, config, loss, optimizer, measured, bar, seed):
                 value = loss(outputs[0] if stacked else outputs, y.to(where))
                 if step == 0:
                     _check_loss(value)
-                if not math.isfinite(value.item()) or value.item() > 1e6:
+                if not -math.inf < value.item() < LARGEST:
                     return rows, [training.Divergence(0, step, value.item())]
                 stepper.zero_grad()
                 value.backward()
@@ -110,8 +112,10 @@ def _outputs(module: nn.Module, x: Tensor, loss: Callable, y: Tensor):
         raise
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"data: the network cannot take x of {tuple(x.shape)}, {x.dtype}: {error}") from error
-    if loss is squared_error and isinstance(outputs, Tensor) and (outputs.ndim < 2 or outputs.shape[-2] != len(y)):
-        raise ValueError(f"network must return (N, K), N = {len(y)}; got {tuple(outputs.shape)}")
+    if loss is squared_error:
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else shown(outputs)
+        if isinstance(shape, str) or len(shape) < 2 or shape[-2] != len(y):
+            raise ValueError(f"network must return (N, K), N = {len(y)}, for the squared error; got {shape}")
     return outputs
 
 
@@ -121,18 +125,26 @@ def _check_loss(value, graph: bool = True) -> None:
         raise ValueError(f"loss must return one number with a gradient; got {seen}")
 
 
-def _exploded(module: nn.Module, source) -> bool:
-    """Whether some output on the data is NaN or infinite."""
+def _loss_on(module: nn.Module, source, loss: Callable) -> float:
+    """The loss on the parts of the data in evaluation mode: one that is too large, or the least; 0 where it fails."""
     was_training, where = module.training, next(module.parameters()).device
+    stacked, found = isinstance(module, (MLP, ResNet20)), [0.0]
     try:
-        with torch.no_grad():
-            outputs = [module.eval()(x.to(where)) for x, _ in source.parts()]
-    except (RuntimeError, TypeError):  # they are not what it takes
-        return False
+        module.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):  # a loader draws from the generator
+            for x, y in source.parts():
+                outputs = module(x.to(where))
+                found.append(float(loss(outputs[0] if stacked else outputs, y.to(where))))
+    except Exception:  # such as a second head that only training has
+        return 0.0
     finally:
         module.train(was_training)
-    outputs = [out[0] if isinstance(out, tuple) else out for out in outputs]
-    return not all(bool(torch.isfinite(out).all()) for out in outputs)
+    return next((value for value in found if not value < LARGEST), min(found))
+
+
+def _moderate(parameter: Tensor) -> bool:
+    """Whether no weight has exploded."""
+    return bool((parameter.detach().abs() < LARGEST).all())
 
 
 def _rows(module, source, step: int, measured: Callable, loss: Callable) -> list[dict]:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ncutils import MLP, TrainingConfig, data, train
+from ncutils import measure as measure_of_a_model
 from ncutils.experiments import final
 
 QUICK = dict(batch_size=20, warmup_steps=3, measurements=2)
@@ -85,14 +86,70 @@ def test_a_run_that_diverges_says_so(capsys):
 
 
 @pytest.mark.parametrize("lr", [1.0, 1e3, 1e15, 1e30])
-def test_a_run_that_leaves_the_numbers_keeps_what_was_measured(lr):
-    config = TrainingConfig(steps=60, lr=lr, batch_size=20, warmup_steps=0, measurements=60)
+@pytest.mark.parametrize("steps", [1, 60])
+def test_a_run_that_leaves_the_numbers_keeps_what_was_measured(lr, steps):
+    config = TrainingConfig(steps=steps, lr=lr, batch_size=20, warmup_steps=0, measurements=60)
     torch.manual_seed(0)
     deep = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3))
     result = train(deep, blobs(torch.float32), config, progress=False)
-    (gone,) = result.diverged
-    assert {row["step"] for row in result.rows} == set(range(gone.step)) | ({gone.step} if gone.loss < 1e300 else set())
-    assert deep.training
+    if steps == 60 or lr > 1:
+        (gone,) = result.diverged
+        assert {row["step"] for row in result.rows} <= set(range(gone.step + 1))
+        assert not gone.loss < 1e6 or max(p.abs().max() for p in deep.parameters()) > 1e6
+    assert {0} <= {row["step"] for row in result.rows} and deep.training
+    assert all(row["loss"] < 1e6 for row in result.rows)
+
+
+@pytest.mark.parametrize("measure", [None, "standard"])
+def test_an_explosion_in_the_last_step_is_one(measure):
+    options = {"measure": None} if measure is None else {}
+    config = TrainingConfig(steps=1, lr=1e9, batch_size=None, warmup_steps=0)
+    result = train(module(), blobs(), config, progress=False, **options)
+    assert [gone.step for gone in result.diverged] == [1]
+    config = TrainingConfig(steps=1, lr=0.01, batch_size=None, warmup_steps=0)
+    assert not train(module(), blobs(), config, progress=False, **options).diverged
+
+
+def test_before_any_step_nothing_has_diverged():
+    class Broken(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) / 0
+
+    with pytest.raises(ValueError, match="finite"):
+        train(Broken(64, 3).double(), blobs(), TrainingConfig(steps=3, **QUICK), progress=False)
+
+
+def test_a_loss_that_takes_no_outputs_of_evaluation_trains():
+    class TwoHeads(nn.Linear):
+        def forward(self, x):
+            out = super().forward(x)
+            return {"logits": out, "aux": out} if self.training else {"logits": out}
+
+    def loss(out, y):
+        return cross_entropy(out["logits"], y) + cross_entropy(out["aux"], y)
+
+    def refuses(network, data, step):
+        raise ValueError("my own words")
+
+    network = TwoHeads(64, 3).double()
+    result = train(network, blobs(), TrainingConfig(steps=3, **QUICK), loss=loss, measure=None, progress=False)
+    assert not result.diverged and network.training
+    with pytest.raises(ValueError, match="my own words"):
+        train(network, blobs(), TrainingConfig(steps=3, **QUICK), loss=loss, measure=refuses, progress=False)
+    with pytest.raises(ValueError, match=r"network must return \(N, K\), N = 60, for the squared error; got {'logits'"):
+        train(network, blobs(), TrainingConfig(steps=3, **QUICK), progress=False)
+
+
+def test_looking_at_the_loss_leaves_the_order_of_a_loader_alone():
+    pairs = torch.utils.data.TensorDataset(blobs().x, blobs().y)
+    ends = []
+    for measurements in (1, 20):
+        torch.manual_seed(3)
+        mine, loader = module(), torch.utils.data.DataLoader(pairs, batch_size=20, shuffle=True)
+        config = TrainingConfig(steps=30, lr=0.01, warmup_steps=0, measurements=measurements)
+        train(mine, loader, config, loss=cross_entropy, measure=lambda *_: [], progress=False)
+        ends.append(torch.cat([p.detach().flatten() for p in mine.parameters()]))
+    assert torch.equal(*ends)
 
 
 def test_a_measure_that_refuses_finite_outputs_is_heard():
@@ -124,7 +181,7 @@ def test_a_measure_that_refuses_finite_outputs_is_heard():
         (
             dict(network=nn.Sequential(nn.Linear(64, 1), nn.Flatten(0)).double()),
             ValueError,
-            r"network must return \(N, K\), N = 60; got \(60,\)",
+            r"network must return \(N, K\), N = 60, for the squared error; got \(60,\)",
         ),
         (dict(loss=lambda out, y: out.detach().sum()), ValueError, "loss must return one number with a gradient"),
         (dict(loss=lambda out, y: out.sum(1)), ValueError, "loss must return one number with a gradient"),
@@ -160,5 +217,7 @@ def test_no_memory_is_not_the_fault_of_the_data(measure):
             raise torch.cuda.OutOfMemoryError("no memory")
 
     options = {"measure": None} if measure is None else {}
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        measure_of_a_model(Hungry(64, 3).double(), (blobs().x, blobs().y))
     with pytest.raises(torch.cuda.OutOfMemoryError):
         train(Hungry(64, 3).double(), blobs(), TrainingConfig(steps=2, **QUICK), progress=False, **options)
