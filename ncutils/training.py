@@ -14,8 +14,8 @@ Deep linear heads cost next to nothing: their gradients are formed from products
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-import inspect
 import io
 import itertools
 import json
@@ -368,11 +368,12 @@ def train(
     Returns:
         The trained network, the rows with ``seed, lr, weight_decay`` added, the runs that diverged, the seconds spent.
         A run that diverges (loss on a batch or a weight above 1e6, or not a number) stops alone: it keeps its rows up
-        to then, and its weights become NaN.
+        to then, and its weights become NaN in the batched engine.
 
     Raises:
         ValueError: per-run values of the wrong number, a batch larger than the data, data on another device, a
-            checkpoint of another configuration, data, initial weights or engine; NaN or infinite data.
+            checkpoint of another configuration, data, initial weights, engine or measure (which is known by its name
+            and code, not by what the code hangs on); NaN or infinite data.
         TypeError: a network or data of another kind.
 
     Small MLPs (hidden width at most 256) train on one thread on a CPU: more make them slower, and one gives the same
@@ -448,14 +449,14 @@ def _train_group(trainer, network, data, config, measure, bar, store, number):
     """Take one group of runs through all steps; stop early only when every run of it has diverged."""
     rows, failed, step, done = [], {}, 0, -1  # done: the last stop whose measurement is in rows
     if store and (saved := store.load(number)):
-        step, done = saved["step"], saved.get("done", saved["step"])
+        step = done = saved["step"]
         rows, failed = saved["rows"], saved["failed"]
         trainer.load_state(saved["trainer"])
         bar.update(step)
     check_every, latest = 50, time.monotonic()
 
     def save() -> None:
-        state = {"step": step, "done": done, "rows": rows, "failed": failed, "trainer": trainer.state()}
+        state = {"step": step, "rows": rows, "failed": failed, "trainer": trainer.state()}
         store.save(number, state)
 
     for stop in measurement_steps(config) if measure else [config.total]:
@@ -482,7 +483,6 @@ def _train_group(trainer, network, data, config, measure, bar, store, number):
             rows += _measure_finite(measure, network, data, step, failed)
             for run in failed:  # those that the measurement found too
                 trainer.stop(run)
-        done = stop
         if store:
             save()
             latest = time.monotonic()
@@ -886,17 +886,30 @@ def _fingerprint(network, data, config: TrainingConfig, measure, stacked: bool) 
     return digest.hexdigest()[:16]
 
 
-def _says(function) -> str:
-    """What a function is known by: its name, and what it was compiled to where it is written in Python."""
-    inner = inspect.unwrap(getattr(function, "func", function))  # of a partial
-    name = getattr(inner, "__qualname__", type(inner).__qualname__)
-    code = getattr(inner if hasattr(inner, "__code__") else vars(type(inner)).get("__call__"), "__code__", None)
-    return f"{name} {'' if code is None else _compiled(code)}"
+def _says(measure) -> str:
+    """What a measure is known by: its name, and what it was compiled to if it is not of this library."""
+    return " ".join([getattr(measure, "__qualname__", type(measure).__name__), *_compiled_parts(measure)])
 
 
-def _compiled(code: CodeType) -> str:
-    constants = [_compiled(c) if isinstance(c, CodeType) else _constant(c) for c in code.co_consts]
-    return _files.digest(code.co_code, repr(code.co_names), *constants)
+def _compiled_parts(function) -> Iterator[str]:
+    """Of a function, what it wraps and what it is a part of: the code, and the numbers and texts given with it."""
+    while function is not None:
+        if isinstance(function, functools.partial):
+            given = [*function.args, *itertools.chain(*sorted(function.keywords.items()))]
+            plain = [repr(value) for value in given if isinstance(value, (bool, int, float, str))]
+            yield from plain if function.func.__module__.partition(".")[0] != "ncutils" else ()
+            function = function.func
+            continue
+        body = function if hasattr(function, "__code__") else type(function).__call__
+        if hasattr(body, "__code__") and body.__globals__.get("__name__", "").partition(".")[0] != "ncutils":
+            yield _compiled(body.__code__, body.__doc__)
+        function = getattr(function, "__wrapped__", None)
+
+
+def _compiled(code: CodeType, doc: str | None = None) -> str:
+    constants = code.co_consts[1:] if code.co_consts[:1] in ((None,), (doc,)) else code.co_consts
+    said = [_compiled(c) if isinstance(c, CodeType) else _constant(c) for c in constants]
+    return _files.digest(code.co_code, repr(code.co_names), *said)
 
 
 def _constant(value) -> str:

@@ -326,6 +326,10 @@ def interrupting(measure, calls):
     return wrapped
 
 
+def uninterrupted(measure):
+    return interrupting(measure, 10**6)
+
+
 def norms(network, data, step):
     """A measure of one's own, without a column "step"."""
     return [{"run": run, "norm": float(network.weights[0][run].detach().norm())} for run in range(network.num_runs)]
@@ -370,7 +374,8 @@ def test_resnet_resumes(tmp_path):
         measure = interrupting(training.measure_layers, 4)
         quietly(resnet(dtype=torch.float32), data, config, measure=measure, checkpoint=tmp_path / "c")
     network = resnet(dtype=torch.float32)
-    result = quietly(network, data, config, checkpoint=tmp_path / "c")
+    measure = uninterrupted(training.measure_layers)
+    result = quietly(network, data, config, measure=measure, checkpoint=tmp_path / "c")
     same(network, whole)
     assert repr(result.rows) == repr(expected.rows)
 
@@ -396,6 +401,12 @@ def test_a_long_way_between_two_measurements_is_not_walked_twice(engine, tmp_pat
     network = mlp()
     result = quietly(network, data, config, engine=engine, checkpoint=path)
     assert taken[229] == 229 and taken[230] == 200  # the last of the marks at every fiftieth step
+    monkeypatch.setattr(training, "SAVE_EVERY", 1e9)
+    taken.clear()
+    with pytest.raises(Interrupted):
+        quietly(mlp(), data, config, engine=engine, checkpoint=path.with_name("another"))
+    again = quietly(mlp(), data, config, engine=engine, checkpoint=path.with_name("another"))
+    assert taken[230] == 0 and repr(again.rows) == repr(expected.rows)
     for ours, theirs in zip(network.weights, whole.weights, strict=True):
         assert torch.equal(ours, theirs)
     assert repr(result.rows) == repr(expected.rows)
@@ -410,9 +421,59 @@ def test_a_checkpoint_knows_what_a_measure_was_compiled_to(tmp_path):
     one, path = mlp(seeds=(0,)), tmp_path / "checkpoint"
     quietly(one, small_data(), measure=made("1 if step in {'a', 'b'} else 2"), checkpoint=path)
     quietly(mlp(seeds=(0,)), small_data(), measure=made("1 if step in {'b', 'a'} else 2"), checkpoint=path)
-    for other in ("1 if step in {'a', 'c'} else 2", "step", "(lambda: 3)()"):
-        with pytest.raises(ValueError, match="belongs to another training"):
-            quietly(mlp(seeds=(0,)), small_data(), measure=made(other), checkpoint=path)
+    others = [made(what) for what in ("1 if step in {'a', 'c'} else 2", "step", "(lambda: 3)()")]
+    pairs = [(made("1 if step in {'a', 'b'} else 2"), other) for other in others]
+    pairs += [(made("network.depth * 0"), made("network.width * 0")), (made("(lambda: 3)()"), made("(lambda: 4)()"))]
+    pairs += [(functools.partial(scaled, by=2), functools.partial(scaled, by=3))]
+    pairs += [(Scaled.two, Scaled.three), (wrapped(made("1"), 1), wrapped(made("1"), 2))]
+    for one, other in pairs:
+        assert training._says(one) == training._says(one) != training._says(other)
+
+
+def scaled(network, data, step, by):
+    """A measure."""
+    return [{"run": 0, "by": by}]
+
+
+class Scaled:
+    def two(self, network, data, step):
+        return [{"run": 0, "by": 2}]
+
+    def three(self, network, data, step):
+        return [{"run": 0, "by": 3}]
+
+    def __call__(self, network, data, step):
+        return [{"run": 0}]
+
+
+def wrapped(function, which):
+    @functools.wraps(function)
+    def one(*arguments):
+        return [*function(*arguments), {"run": 0}]
+
+    @functools.wraps(function)
+    def two(*arguments):
+        return function(*arguments)
+
+    return {1: one, 2: two}[which]
+
+
+def test_a_docstring_a_flag_or_an_edit_of_the_library_makes_no_other_measure():
+    scope: dict = {}
+    for doc in ("", '"""One."""; ', '"""Another."""; '):
+        exec(f"def measure(network, data, step): {doc}return [step, 'x']", scope)
+        scope.setdefault("seen", set()).add(training._says(scope["measure"]))
+    assert len(scope["seen"]) == 1
+    assert training._says(training.measure_layers) == "measure_layers" and training._says(None) == "NoneType"
+    job = specification_of_one().measure
+    assert training._says(functools.partial(job, seen={})) == "partial"  # the job's key knows its code
+    assert len(training._says(Scaled()).split()) == 2
+
+
+def specification_of_one():
+    from ncutils.experiments import specification
+
+    return specification("1").jobs()[0]
 
 
 @pytest.mark.parametrize("what", ["config", "data", "weights", "engine", "measure", "dtype", "shape"])
