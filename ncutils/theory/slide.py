@@ -127,7 +127,7 @@ def _stage(objective, shapes, base, weight, solve, state, error):
 @checked(
     times=many(number(least=0, finite=True), least=2),
     first=positive,
-    growth=number(least=1e-4, finite=True),
+    growth=number(least=1e-3, finite=True),
     largest=number(least=1e-6, finite=True),
 )
 def slide(
@@ -153,7 +153,7 @@ def slide(
         first, growth, largest: the step sizes, see above.
 
     Raises:
-        ValueError: times that do not increase from 0; λ = 0; step sizes that are not positive, or would take for ever.
+        ValueError: times that do not increase from 0; λ = 0; step sizes that are not positive.
         RuntimeError: a step had to be halved more than 40 times.
     """
     times = np.asarray(times, dtype=np.float64)

@@ -332,12 +332,11 @@ class TwoPhase:
     def check_start(self, objective: Objective, weights: Sequence) -> None:
         """Raise ValueError unless these are constants of this start."""
         start = TwoPhase.at(objective, weights, weight_decay=self.weight_decay)
-        for name in ("norm", "data_cost", "gamma", "num_nonlinear", "input_frobenius"):
-            ours, theirs = getattr(self, name), getattr(start, name)
-            if not math.isclose(ours, theirs, rel_tol=1e-6, abs_tol=1e-12):
+        for name in ("norm", "data_cost", "gamma", "num_nonlinear", "input_frobenius", "lambda_F", "lambdas"):
+            ours, theirs = (np.atleast_1d(getattr(phase, name)) for phase in (self, start))
+            if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=1e-6, atol=1e-12):
                 raise ValueError(
-                    f"phase must be of this start, {name} = {theirs:g}; got constants of another start, "
-                    f"{name} = {ours:g}"
+                    f"phase must be of this start, {name} = {theirs}; got constants of another start, {name} = {ours}"
                 )
 
     @property

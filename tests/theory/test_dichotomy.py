@@ -64,6 +64,14 @@ def test_constants_of_another_start_are_refused():
     assert dichotomy(free, TwoPhase.at(objective, weights, weight_decay=0.0)).holds
     with pytest.raises(ValueError, match="phase must be of this start, norm"):
         dichotomy(free, other)
+    # as long, with f(X) = 0 as before, so of the same cost
+    swapped = [w.clone() for w in weights]
+    swapped[2] *= 1.15
+    rest = sum(float(w.square().sum()) for w in swapped) - float(swapped[1].square().sum())
+    whole = sum(float(w.square().sum()) for w in weights)
+    swapped[1] *= ((whole - rest) / float(swapped[1].square().sum())) ** 0.5
+    with pytest.raises(ValueError, match="phase must be of this start, lambdas"):
+        dichotomy(free, TwoPhase.at(objective, swapped, weight_decay=0.0))
 
 
 def test_wrong_arguments():

@@ -86,7 +86,7 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="weight_decay must be positive"):
         slide(replace(objective, weight_decay=0.0), weights, [0.0, 1.0])
     for growth in (0.0, 1e-12):  # the second would take for ever
-        with pytest.raises(ValueError, match=r"growth must be at least 0\.0001"):
+        with pytest.raises(ValueError, match=r"growth must be at least 0\.001"):
             slide(objective, weights, [0.0, 1.0], growth=growth)
     with pytest.raises(ValueError, match="n_1 = 5"):
         whitened_start(objective, [5, 4, 4, 2], 1.0)

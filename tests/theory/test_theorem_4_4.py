@@ -246,6 +246,28 @@ def test_a_law_below_the_rounding_of_the_solver_is_not_violated():
         assert balancedness_flow(replace(trajectory, states=states)).holds is False
 
 
+def nearly_balanced(size):
+    """An objective and weights with D_2(0) = ((1 + size)² − 1)UUᵀ."""
+    objective = Objective(general_position(4, 4), labels(4, 2), 1, 0.05)
+    u, v = (np.linalg.qr(np.random.default_rng(seed).standard_normal((3, 2)))[0] for seed in (0, 1))
+    return objective, [network([4, 3, 2], 0, 1.0)[0], u @ v.T, (1 + size) * u.T]
+
+
+@pytest.mark.parametrize("size", [1e-1, 1e-3, 1e-5])
+def test_small_imbalances_obey_the_law_and_no_other(size):
+    objective, weights = nearly_balanced(size)
+    trajectory = flow(objective, weights, [0.0, 0.5, 1.0, 2.0])
+    assert balancedness_flow(trajectory).holds is True
+    wrong = replace(trajectory, objective=replace(objective, weight_decay=0.051))  # 0.4 % off at the end
+    assert balancedness_flow(wrong).holds is False
+
+
+@pytest.mark.parametrize(("size", "end"), [(1e-9, 2.0), (1e-1, 400.0)])
+def test_imbalances_below_the_rounding_of_the_solver_say_nothing(size, end):
+    objective, weights = nearly_balanced(size)
+    assert balancedness_flow(flow(objective, weights, [0.0, end])).holds is None
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.floats(1e-3, 10), st.floats(0.1, 3), st.sampled_from(["smooth", "relu"]))
 def test_stationarity_bounds_the_imbalance_everywhere(seed, decay, scale, activation):
