@@ -37,7 +37,9 @@ def shown(value: object) -> str:
 
 
 def scalar(value: Any) -> Any:
-    """The number in an array of no dimensions; anything else as it is."""
+    """Python's number in one of numpy's, or in an array of no dimensions; anything else as it is."""
+    if isinstance(value, np.generic):
+        return value.item()
     return value.item() if isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim == 0 else value
 
 
@@ -315,6 +317,8 @@ def checked(**kinds: Kind) -> Callable[[F], F]:
 def check_fields(instance: Any, **kinds: Kind) -> None:
     """The same for the fields of a dataclass, at the start of its ``__post_init__``."""
     for field in fields(instance):
+        if isinstance(number := getattr(instance, field.name), np.generic):  # JSON knows Python's numbers alone
+            object.__setattr__(instance, field.name, number.item())
         if kind := kinds.get(field.name) or annotated(field.type):
             value = getattr(instance, field.name)
             (optional(kind) if field.default is None else kind)(field.name, value)

@@ -1,5 +1,6 @@
 """ncutils.experiments: the declarations, the cache, resuming, the archive, other engines."""
 
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -229,10 +230,12 @@ def test_a_data_set_that_was_not_fetched(tmp_path, monkeypatch):
         ({"runs_per_job": 0}, "runs_per_job must be at least 1; got 0"),
         ({"seeds": 0}, "seeds must be at least 1; got 0"),
         ({"profile": "huge"}, "profile must be one of quick, cores, paper, own; got 'huge'"),
-        ({"figure": "../x"}, "figure must be a name without slashes"),
-        ({"figure": "a/b"}, "figure must be a name without slashes"),
-        ({"figure": ""}, "figure must be a name without slashes"),
-        ({"measured": 110}, "measured must be at most the 100 samples; got 110"),
+        ({"figure": "../x"}, "figure must be a name of"),
+        ({"figure": "a/b"}, "figure must be a name of"),
+        ({"figure": ""}, "figure must be a name of at most 100 characters"),
+        ({"figure": "a\nb"}, "figure must be a name of at most 100 characters"),
+        ({"figure": "a" * 101}, "figure must be a name of at most 100 characters"),
+        ({"measured": 110}, "measured must be at most the 100 samples, or None; got 110"),
     ],
 )
 def test_what_is_no_experiment_is_refused(changes, words):
@@ -286,8 +289,20 @@ def test_what_is_not_as_declared_is_not_archived_under_its_name(cache, tmp_path,
     ):
         experiments.save_archive(run(TINY), tmp_path)
     assert path.read_text() == "an archive"
+    with pytest.raises(ValueError, match="result must be of figure 2-mlp, own, as it is declared"):
+        experiments.save_archive(run(TINY.but(profile="own")), tmp_path)
     mine = run(TINY.but(figure="tiny", profile="own"))
     assert experiments.save_archive(mine, tmp_path).name == "tiny-own.parquet"
+    part = dataclasses.replace(mine, frame=mine.frame[mine.frame["seed"] == 0])
+    with pytest.raises(ValueError, match="result must hold the 8 runs that its provenance names; got 4"):
+        experiments.save_archive(part, tmp_path)
+
+
+def test_numbers_of_numpy_are_numbers(cache):
+    spec = TINY.but(seeds=np.int64(1), linear=np.int64(1), width=(np.int64(12),), weight_decay=np.float32(0.25))
+    spec = spec.but(runs_per_job=np.int64(1), sweep={"momentum": np.array([0.5, 0.9])}, samples=np.int64(100))
+    assert len(run(spec).frame["setup"].unique()) == 2
+    assert json.loads(json.dumps(spec.options()))["seeds"] == 1
 
 
 def test_samples_that_cannot_be_balanced():

@@ -166,12 +166,19 @@ def save_archive(result, folder: str | os.PathLike | None = None) -> Path:
                 f"result must come from the code that is checked out, {now}; got one of {provenance['code']}: "
                 "check out the commit that it was computed at, and save it there"
             )
-        declared = figures.specification(figure, profile).identity()
-        if differ := [n for n, v in identity(provenance["specification"]).items() if declared.get(n) != v]:
+        declared = figures.DECLARED.get((figure, profile))
+        wanted = {} if declared is None else declared.identity()
+        if differ := [n for n, v in identity(provenance["specification"]).items() if wanted.get(n) != v]:
             raise ValueError(
                 f"result must be of figure {figure}, {profile}, as it is declared, to be kept under that name; got "
                 f"another {', '.join(differ)}: run it under a name of its own, spec.but(figure=..., profile='own')"
             )
+    frame = result.frame if isinstance(result, Result) else result
+    runs = len(
+        frame.drop_duplicates([*frame.columns.intersection(["width"]), "num_nonlinear", "num_linear", "setup", "seed"])
+    )
+    if runs != provenance["runs"]:
+        raise ValueError(f"result must hold the {provenance['runs']} runs that its provenance names; got {runs}")
     provenance["git_commit"] = None if _uncommitted() else git("rev-parse", "HEAD")
     path = folder / f"{provenance['figure']}-{provenance['profile']}.parquet"
     small = (result.frame if isinstance(result, Result) else result).copy()

@@ -86,7 +86,7 @@ class DataConfig:
             if self.samples is None:
                 object.__setattr__(self, "samples", STORED[self.source])
             if self.measured is not None and self.samples is not None and self.measured > self.samples:
-                raise ValueError(f"measured must be at most the {self.samples} samples; got {self.measured}")
+                raise ValueError(f"measured must be at most the {self.samples} samples, or None; got {self.measured}")
         elif not (isinstance(self.source, (Dataset, tuple)) or callable(self.source)) or isinstance(
             self.source, torch.nn.Module
         ):

@@ -22,6 +22,7 @@ from ncutils._arguments import (
     one_or_many,
     optional,
     pair,
+    scalar,
     shown,
     text,
 )
@@ -91,16 +92,15 @@ class Specification:
 
     def __post_init__(self) -> None:
         text("figure", self.figure)
-        if not re.fullmatch(r"[^\s./\\:][^/\\:\0]*", self.figure):  # it names files
-            raise ValueError(
-                f"figure must be a name without slashes or colons, of no dot in front; got {self.figure!r}"
-            )
+        if not re.fullmatch(r"[^\s./\\:][^/\\:\0-\x1f]{0,99}", self.figure):  # it names files
+            wanted = "a name of at most 100 characters, without slashes or colons, no dot in front"
+            raise ValueError(f"figure must be {wanted}; got {shown(self.figure)}")
         if self.profile not in (*PROFILES, "own"):
             raise ValueError(f"profile must be one of {', '.join(PROFILES)}, own; got {self.profile!r}")
         one_or_many(integer(least=1))("width", self.width)
         for name in ("nonlinear", "linear", "lr", "weight_decay"):
             value = getattr(self, name)
-            value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+            value = tuple(map(scalar, value)) if isinstance(value, (tuple, list)) else (scalar(value),)
             object.__setattr__(self, name, value)
             if not value:
                 raise ValueError(f"{name} must hold at least one value; got none")
@@ -121,12 +121,16 @@ class Specification:
             raise ValueError("precision must be float32 or float64 with code of your own; got 'bfloat16'")
         integer(least=1)("seeds", self.seeds)
         optional(integer(least=1))("runs_per_job", self.runs_per_job)
+        for name in ("seeds", "runs_per_job", "width"):
+            value = getattr(self, name)
+            value = tuple(map(scalar, value)) if isinstance(value, (tuple, list)) else scalar(value)
+            object.__setattr__(self, name, value)
         instance("dict", "tuple", "list")("sweep", self.sweep)
         if not isinstance(self.sweep, dict):
             many(pair(anything))("sweep", self.sweep)
         pairs: list = list(self.sweep.items()) if isinstance(self.sweep, dict) else list(self.sweep)
         _no_repetition("sweep", [name for name, _ in pairs])
-        sweep: tuple = tuple((name, tuple(choices)) for name, choices in pairs)
+        sweep: tuple = tuple((name, tuple(map(scalar, choices))) for name, choices in pairs)
         known = _names(TrainingConfig) - {"lr", "weight_decay", "steps", "epochs", "batch_size", "precision"}
         if unknown := [name for name, _ in sweep if name not in known]:
             raise ValueError(f"sweep must name options among {', '.join(sorted(known))}; got {', '.join(unknown)}")
