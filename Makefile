@@ -160,7 +160,7 @@ data: venv
 	@$(PY) -m ncutils data mnist cifar10
 
 paper: venv
-	@$(PY) -m ncutils paper --device $(DEVICE)
+	@$(PY) -m ncutils paper --device '$(DEVICE)'
 
 bench: venv
 	@$(PY) benchmarks/run.py

@@ -142,8 +142,8 @@ class Claim:
         """
         if not found or (below == math.inf and above == -math.inf):
             raise ValueError(f"found must hold a result, and below or above be finite; got {found}, {below}, {above}")
-        if math.isnan(below) or math.isnan(above):
-            raise ValueError(f"below, above must be numbers; got {below}, {above}")
+        if math.isnan(below) or math.isnan(above) or below == -math.inf or above == math.inf:
+            raise ValueError(f"below, above must be numbers that a result can meet; got {below}, {above}")
         if bad := [spread for _, spread in found if not spread >= 0]:
             raise ValueError(f"spread must be at least 0; got {bad[0]}")
         if not all(math.isfinite(value) for value, _ in found):
@@ -193,15 +193,15 @@ class Claims(list):
         super().append(claim)
 
     def extend(self, claims: Iterable[Claim]) -> None:
-        """Add claims whose ids are new, one by one.
+        """Add claims whose ids are new.
 
         >>> found = Claims()
         >>> found.extend([Claim("X-1", "NC1 falls.", "ours", "02", "", "holds")])
         >>> len(found)
         1
         """
-        for claim in claims:
-            self.append(claim)
+        Claims([*self, *(claims := list(claims))])  # all of them are new, or none is added
+        super().extend(claims)
 
     def __iadd__(self, claims: Iterable[Claim]) -> Claims:  # type: ignore[override,misc]
         self.extend(claims)

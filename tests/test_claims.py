@@ -379,15 +379,18 @@ def test_every_question_was_committed_before_its_archive():
 
 
 def test_a_threshold_that_is_no_number_decides_nothing():
-    with pytest.raises(ValueError, match="below, above must be numbers"):
-        claims.Claim.decide((0.5, 0.1), below=math.nan)
+    for threshold in ({"below": math.nan}, {"below": -math.inf}, {"above": math.inf}):
+        with pytest.raises(ValueError, match="below, above must be numbers"):
+            claims.Claim.decide((0.5, 0.1), **threshold)
 
 
 def test_an_id_cannot_come_in_twice_by_a_side_door():
     claim = claims.Claim("X-1", "NC1 falls.", "ours", "02", "", "holds")
     found = Claims([claim])
-    with pytest.raises(ValueError, match="id must be unique"):
+    with pytest.raises(ValueError, match="must be unique"):
         found.extend([claim])
-    with pytest.raises(ValueError, match="id must be unique"):
+    with pytest.raises(ValueError, match="must be unique"):
         found += [claim]
+    with pytest.raises(ValueError, match="must be unique"):
+        found.extend([claims.Claim("X-2", "NC2 falls.", "ours", "02", "", "holds"), claim])
     assert len(found) == 1

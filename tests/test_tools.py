@@ -647,6 +647,7 @@ def test_a_docstring_of_the_library_makes_no_chapter_stale(tmp_path):
 
 def test_a_damaged_notebook_is_named(tmp_path):
     path = tmp_path / "01_setting.ipynb"
-    path.write_text('{"cells": [')
-    with pytest.raises(SystemExit, match=r"01_setting\.ipynb is damaged \(no JSON\): delete it"):
-        notebook.read_notebook(path)
+    for text in ('{"cells": [', "[]", "null", "{}", '{"nbformat": 4}'):
+        path.write_text(text)
+        with pytest.raises(SystemExit, match=r"01_setting\.ipynb is damaged \(no notebook\): delete it"):
+            notebook.read_notebook(path)

@@ -191,8 +191,15 @@ def read_notebook(path: Path):
 
     try:
         return nbformat.read(path, as_version=4) if path.is_file() else None
-    except (nbformat.reader.NotJSONError, UnicodeDecodeError) as error:
-        raise SystemExit(f"{path} is damaged (no JSON): delete it, and it is executed anew") from error
+    except (
+        nbformat.reader.NotJSONError,
+        nbformat.ValidationError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        KeyError,
+    ) as error:
+        raise SystemExit(f"{path} is damaged (no notebook): delete it, and it is executed anew") from error
 
 
 def write_notebook(notebook, path: Path, settings: Settings) -> bool:
