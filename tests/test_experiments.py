@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ncutils import _files, data, experiments, training
+from ncutils import _files, data, experiments, metrics, training
 from ncutils.experiments import Job, jobs, specification
 
 TINY = specification("2-mlp").but(
@@ -349,6 +349,29 @@ def test_a_resnet_has_the_backbone_as_layer_0():
     assert ends["nc3"].notna().all()
 
 
+def test_the_backbone_is_measured_as_it_would_be_used():
+    """In evaluation mode, which a network in training keeps nothing of, by the metrics of the other layers."""
+    spec = TINY.but(network="resnet20", nonlinear=(0,), linear=(2,), seeds=2, size=8, samples=50, runs_per_job=2)
+    job = spec.jobs()[0]
+    samples, _ = job.load()
+    network = job.build(samples).train()
+    network.layers(samples.x)  # running means that are not those of this batch
+    kept = {name: value.clone() for name, value in network.state_dict().items()}
+    rows = [row for row in job.measure(network, samples, 0, {"train": samples}) if row["layer"] == 0]
+    assert all(backbone.training for backbone in network.backbones)
+    assert all(torch.equal(value, kept[name]) for name, value in network.state_dict().items())
+    assert [row["run"] for row in rows] == [0, 1]
+    for row, backbone in zip(rows, network.eval().backbones, strict=True):
+        z = backbone(samples.x).detach()
+        assert row["nc1"] == pytest.approx(metrics.nc1(z, samples.y).item(), rel=1e-4)
+        assert row["nc2"] == pytest.approx(metrics.nc2(z, samples.y).item(), rel=1e-4)
+
+
+def test_an_epoch_is_as_many_steps_as_there_are_whole_batches():
+    frame = TINY.but(batch_size=30).jobs()[0].compute()  # 100 samples: 3 batches, and 10 samples left out
+    assert frame["step"].max() == 9 and frame["epoch"].max() == 3
+
+
 def test_measuring_on_fewer_samples_than_are_trained_on():
     whole, part = run(), run(TINY.but(measured=50))
     on_train = lambda f: f[f["split"] == "train"].reset_index(drop=True)  # noqa: E731
@@ -372,7 +395,11 @@ def test_summaries_follow_their_definitions():
     assert ends["nc1_output"] == one.loc[7, "nc1"] and ends["nc3"] == one.loc[6, "nc3"]
     curved = experiments.nonlinear_head(frame).set_index(["depth", "run"]).loc[(2, 0)]
     assert curved["negativity_mean"] == pytest.approx(one.loc[[3, 4, 5], "negativity"].mean())
-    assert curved["balancedness_min"] == one.loc[[3, 4], "balancedness_relative"].min()
+    assert curved["negativity_min"] == one.loc[[3, 4, 5], "negativity"].min()
+    for short, column in (("balancedness", "balancedness_relative"), ("balancedness_op", "balancedness")):
+        pairs = one.loc[[3, 4], column]
+        assert curved[f"{short}_min"] == pairs.min() < pairs.max()
+        assert curved[f"{short}_mean"] == pytest.approx(pairs.mean())
     assert len(experiments.head_ends(frame)) == len(experiments.nonlinear_head(frame)) == 8
 
 
@@ -417,6 +444,21 @@ def test_whatever_decides_a_result_is_in_its_key(monkeypatch):
     keys = [job.key() for job in (cell, *others)]
     monkeypatch.setattr(jobs.DataConfig, "checksum", lambda self: "a file of that name with other images")
     assert len({*keys, cell.key()}) == 2 + len(others)
+
+
+@pytest.mark.parametrize("names", [jobs.CODE, jobs.CODE_OF_OWN], ids=["library", "own"])
+def test_an_edit_of_any_file_behind_a_result_is_other_code(names, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "PACKAGE", tmp_path)
+    (tmp_path / "experiments").mkdir()
+    for name in names:
+        (tmp_path / name).write_text("value = 0\n")
+    seen = {jobs.code_on_disk(names)}
+    for name in names:
+        (tmp_path / name).write_text("value = 1\n")
+        seen.add(jobs.code_on_disk(names))
+    assert len(seen) == 1 + len(names)
+    assert {"data.py", "metrics.py", "networks.py", "training.py", "experiments/jobs.py"} <= set(jobs.CODE)
+    assert {"_measure.py", "_plain.py"} <= set(jobs.CODE_OF_OWN)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "resnet20"])
@@ -554,7 +596,7 @@ def test_an_archive_gives_back_the_run(archived):
     assert experiments.archived(path.parent) == [("2-mlp", "cores")]
     assert experiments.label(back) == experiments.label(frame)
     np.testing.assert_allclose(experiments.head_ends(back)["nc2_last"], experiments.head_ends(frame)["nc2_last"], 1e-6)
-    assert set(back["lr"]) == {0.05}  # parameters keep their digits
+    assert set(back["lr"]) == {0.05} and set(back["weight_decay"]) == {0.001, 0.004}  # parameters keep their digits
     provenance = json.loads(path.with_suffix(".json").read_text())
     wanted = {
         "git_commit",
@@ -629,6 +671,29 @@ def test_a_table_carries_its_own_provenance(archived):
     about.write_text(json.dumps(sealed(provenance | {"seconds": 1e9})))
     with pytest.raises(ValueError, match=r"its own provenance is not that of 2-mlp-cores.json: seconds"):
         experiments.load_archive("2-mlp", folder=path.parent)
+
+
+def test_a_save_that_is_stopped_leaves_no_old_provenance_beside_a_new_table(archived, monkeypatch):
+    frame, path = archived
+    other = replace(frame, provenance=frame.provenance | {"seconds": 12345.6})
+
+    def stopped(provenance):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ARCHIVE, "_seal", stopped)
+        experiments.save_archive(other, path.parent)
+    assert experiments.load_archive("2-mlp", folder=path.parent).provenance["seconds"] == 12345.6
+
+
+def test_the_largest_archive_there_is_comes_first(archived, monkeypatch):
+    frame, path = archived
+    assert experiments.load_archive("2-mlp", folder=path.parent).provenance["profile"] == "cores"
+    paper = TINY.but(profile="paper", seeds=1)
+    monkeypatch.setitem(experiments.DECLARED, ("2-mlp", "paper"), paper)
+    experiments.save_archive(run(paper), path.parent)
+    assert experiments.load_archive("2-mlp", folder=path.parent).provenance["profile"] == "paper"
+    assert len(experiments.load_archive("2-mlp", "cores", path.parent)) == len(frame)
 
 
 def test_uncommitted_code_is_not_archived(monkeypatch):
