@@ -476,7 +476,7 @@ def specification_of_one():
     return specification("1").jobs()[0]
 
 
-@pytest.mark.parametrize("what", ["config", "data", "weights", "engine", "measure", "dtype", "shape"])
+@pytest.mark.parametrize("what", ["config", "data", "labels", "weights", "engine", "measure", "dtype", "shape"])
 def test_a_checkpoint_of_something_else_is_refused(what, tmp_path):
     path = tmp_path / "checkpoint"
     quietly(mlp(), small_data(), checkpoint=path)
@@ -486,6 +486,8 @@ def test_a_checkpoint_of_something_else_is_refused(what, tmp_path):
     elif what == "data":
         data = replace(data, x=data.x.roll(1, 0))
         data.x[0, 0] += 1
+    elif what == "labels":
+        data = replace(data, y=data.y.roll(1))
     elif what == "weights":
         network.weights[2].data.mul_(1.5)
     elif what == "engine":
