@@ -187,6 +187,21 @@ def test_condition_number():
     assert metrics.condition_number(torch.zeros(3, 3)) == torch.inf
 
 
+def test_a_condition_number_is_infinite_at_rounding_level_only():
+    def diagonal(smallest, rows):
+        matrix = torch.zeros(rows, 2, dtype=torch.float64)
+        matrix[0, 0], matrix[1, 1] = 1.0, smallest
+        return matrix
+
+    for shape in (2, 1000):
+        for smallest in (1e-7, 1e-12):
+            close(metrics.condition_number(diagonal(smallest, shape)), 1 / smallest, 1e-6)
+        assert metrics.condition_number(diagonal(1e-17, shape)) == torch.inf
+    # The rounding of a thousand rows adds up: 1000 eps is 2e-13.
+    assert metrics.condition_number(diagonal(1e-14, 2)) < torch.inf == metrics.condition_number(diagonal(1e-14, 1000))
+    assert metrics.condition_number(diagonal(1e-14, 1000).mT) == torch.inf
+
+
 # --- closed forms
 
 
@@ -235,6 +250,13 @@ def test_pinv_does_not_invert_rounding_noise():
     z = draw(len(UNEVEN), 9)
     near, far = (metrics.nc1(z + offset, UNEVEN, "pinv") for offset in (0.0, 1e7))
     close(far, near, 1e-6)
+
+
+def test_pinv_is_the_same_in_any_units():
+    """tr(S_W S_B^+) of means that span the space does not change with its coordinates, however unequal they are."""
+    z = draw(len(UNEVEN), 3)  # four classes span three dimensions
+    scales = torch.tensor([1.0, 1e-4, 1e-8], dtype=torch.float64)
+    close(metrics.nc1(z * scales, UNEVEN, "pinv"), metrics.nc1(z, UNEVEN, "pinv"), 1e-5)
 
 
 def test_coinciding_means_are_infinitely_far_from_collapse():
