@@ -136,7 +136,8 @@ def test_resnet_layout():
     assert len(convolutions) == 19 and all(c.bias is None and c.kernel_size == (3, 3) for c in convolutions)
     assert [c.out_channels for c in convolutions] == [16] * 7 + [32] * 6 + [64] * 6
     assert [c.stride[0] for c in convolutions] == [1] * 7 + [2] + [1] * 5 + [2] + [1] * 5
-    assert sum(isinstance(m, nn.BatchNorm2d) for m in backbone.modules()) == 19
+    norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == 19 and {(m.momentum, m.eps, m.affine) for m in norms} == {(0.1, 1e-5, True)}
     # He et al. (2016), option A: 0.27 million parameters with the final dense layer; here counted by hand.
     conv = 9 * (3 * 16 + 6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64 + 5 * 64 * 64)
     norm = 2 * (7 * 16 + 6 * 32 + 6 * 64)
