@@ -160,6 +160,15 @@ def test_rounding_is_printed_as_such():
 def test_rounding_of_one_in_a_billion_is_forgiven_and_no_more(over, held):
     assert Check("S", "nc2", "sharp", (), 2.0 * (1 + over), 2.0, "<=").holds is held
     assert Check("S", "nc3", "sharp", (), 0.5 * (1 - over), 0.5, ">=").holds is held
+    for sign in (1, -1):
+        assert Check("S", "identity", "exact", (), 2.0 * (1 + sign * over), 2.0, "==").holds is held
+
+
+@pytest.mark.parametrize("sense", ["<=", ">=", "=="])
+def test_an_absolute_slack_is_forgiven_on_either_side_and_no_more(sense):
+    side = -1 if sense == ">=" else 1
+    for over, held in ((0.9e-6, True), (1.1e-6, False)):
+        assert check(side * over, 0.0, sense, rounding=1e-6).holds is held
 
 
 @pytest.mark.parametrize("slack", [{"rounding": math.inf}, {"rounding": -1.0}, {"tolerance": math.nan}])

@@ -642,3 +642,14 @@ def test_rounding_forgives_no_time_that_is_judged():
     moved = replace(run, states=states)
     assert moved.imbalances[2] > 1.004 * run.imbalances[2]
     assert theorem_4_4_balancing(phase, moved).holds is False
+
+
+@pytest.mark.parametrize("young", [0.5, 0.1])
+def test_the_weight_decay_is_bounded_by_the_curvature_too(centrepiece, young):
+    """Whatever error is asked for, λ ≤ κα: beyond it the penalty may win against the data."""
+    phase = replace(centrepiece[0], target_error=1e6, young=young)
+    assert phase.largest_weight_decay == pytest.approx(young * phase.alpha, rel=1e-12)
+    for factor, met in ((0.99, True), (1.01, False)):
+        asked = replace(phase, weight_decay=factor * young * phase.alpha).hypotheses()
+        (decay,) = [h for h in asked if h.name.startswith("λ ≤")]
+        assert decay.holds is met
