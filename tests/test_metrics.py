@@ -610,3 +610,21 @@ def test_stacks_of_other_lengths_are_refused_by_name(call, words):
     with pytest.raises(ValueError, match=words):
         call(z, y, w)
     call(z, y, w[:2]), call(z, y, w[:1])  # as many, or one for all
+
+
+def test_ranks_of_zeros_and_at_the_tolerance():
+    diagonal, zeros = torch.diag(torch.tensor([2.0, 1.0])), torch.zeros(2, 3)
+    assert metrics.numerical_rank(diagonal, 0.5) == 1  # exceeds, and does not reach
+    assert metrics.numerical_rank(diagonal, 0.4) == 2
+    assert metrics.numerical_rank(zeros) == metrics.numerical_rank(zeros, 0.0) == metrics.stable_rank(zeros) == 0
+    with pytest.raises(ValueError, match=r"tolerance must be in \[0, 1\); got 1.0"):
+        metrics.numerical_rank(diagonal, 1.0)
+    with pytest.raises(ValueError, match=r"num_classes must be in 1\.\..*; got 0"):
+        metrics.ClassStatistics(0)
+
+
+def test_a_common_offset_costs_centred_means_no_digits():
+    z, y = torch.arange(60.0, dtype=torch.float64).view(12, 5).square() % 7, torch.arange(12) % 3
+    near, far = (metrics.ClassStatistics().update(z + offset, y) for offset in (0.0, 2.0**40))
+    close(far.centred_means, near.centred_means, 1e-12)
+    close(far.nc1(), near.nc1(), 1e-12)
