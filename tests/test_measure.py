@@ -165,3 +165,78 @@ class Cut(nn.Module):
 def test_a_part_of_a_layer_is_not_the_layer():
     assert measure(Cut(), points()).set_index("layer")["nc3"].notna().to_dict() == {
         "first.input": False, "last.input": True, "output": False}  # fmt: skip
+
+
+def test_features_of_tokens_and_channels_become_vectors_as_asked():
+    x, y = torch.randn(24, 3, 5, generator=torch.Generator().manual_seed(2)), torch.arange(24) % 3
+    tokens = nn.Sequential(nn.Linear(5, 4), nn.Flatten(), nn.Linear(12, 3))
+    z = tokens[0](x).detach()
+    for pool, vectors in (("flatten", z.flatten(1)), (lambda z: z[:, -1], z[:, -1])):
+        frame = measure(tokens, (x, y), ["0", "output"], pool=pool)  # the output has no tokens to choose from
+        assert frame.nc1[0] == pytest.approx(float(metrics.nc1(vectors, y)), rel=1e-5)
+        assert frame.nc1[1] == pytest.approx(float(metrics.nc1(tokens(x), y)), rel=1e-5)
+    with pytest.raises(ValueError, match=r"pool must make \(N, d\) = \(24, d\) of the features \(24, 3, 4\)"):
+        measure(tokens, (x, y), "0")
+    images = x[:, None]
+    image = nn.Sequential(nn.Conv2d(1, 6, 2), nn.Flatten(), nn.Linear(48, 3))
+    z = image[0](images).detach()
+    for pool, vectors in (("mean", z.mean((2, 3))), ("max", z.amax((2, 3))), ("flatten", z.flatten(1))):
+        found = measure(image, (images, y), "0", pool=pool).nc1[0]
+        assert found == pytest.approx(float(metrics.nc1(vectors, y)), rel=1e-5), pool
+
+
+def test_rows_come_in_the_order_asked_for():
+    assert list(measure(network(), (X, Y), ["output", "5.input", "0"]).layer) == ["output", "5.input", "0"]
+
+
+def test_data_and_reference_name_the_same_classes():
+    with pytest.raises(ValueError, match=r"labels must be 0\.\.3 as in the reference; got 4"):
+        measure(network(), (X, Y.clone().index_fill_(0, torch.tensor([5]), 4)), reference=(X, Y))
+    with pytest.raises(ValueError, match=r"data must hold every class of the reference; got no sample of \[3\]"):
+        measure(network(), (X[Y < 3], Y[Y < 3]), reference=(X, Y))
+
+
+def test_nc4_asks_for_one_output_a_class():
+    more = nn.Sequential(nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 5, bias=False))
+    frame = measure(more, (X, Y))
+    assert frame.nc4.isna().all() and frame.nc3.isna().all()
+    assert frame[["nc1", "nc2", "ncc_accuracy"]].notna().all(axis=None)
+
+
+def test_mixed_precision_is_used_where_asked_for_alone():
+    model = network().float()
+    exact, again, mixed = (measure(model, (X, Y), autocast=dtype).nc1 for dtype in (None, None, torch.bfloat16))
+    assert (exact == again).all() and (exact != mixed)[1:].all()
+    assert mixed.to_numpy() == pytest.approx(exact.to_numpy(), rel=0.1)
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused, self.last = nn.Linear(7, 7), nn.Linear(7, 7), nn.Linear(7, 4)
+
+    def forward(self, x):
+        return self.last(self.used(self.used(x)))
+
+
+def test_a_layer_runs_exactly_once():
+    with pytest.raises(ValueError, match=r"layers: \['unused'\] did not run in a forward pass"):
+        measure(Twice(), (X, Y), "unused")
+    with pytest.raises(ValueError, match="layers: 'used' runs more than once in a forward pass"):
+        measure(Twice(), (X, Y), "used")
+
+
+class Named(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, points, scale):
+        return self.inner(points * scale[:, None])
+
+
+def test_inputs_may_come_by_name():
+    inner = network()
+    batches = [({"points": X, "scale": torch.full((len(X),), 2.0)}, Y)]
+    found, expected = measure(Named(inner), batches, "output"), measure(inner, (2 * X, Y), "output")
+    assert found.nc1[0] == pytest.approx(expected.nc1[0], rel=1e-12)
