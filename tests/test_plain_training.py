@@ -221,3 +221,41 @@ def test_no_memory_is_not_the_fault_of_the_data(measure):
         measure_of_a_model(Hungry(64, 3).double(), (blobs().x, blobs().y))
     with pytest.raises(torch.cuda.OutOfMemoryError):
         train(Hungry(64, 3).double(), blobs(), TrainingConfig(steps=2, **QUICK), progress=False, **options)
+
+
+def test_a_rest_smaller_than_a_batch_is_left_out():
+    x, y, seen = torch.randn(23, 4), torch.arange(23) % 3, []
+    linear = nn.Linear(4, 3)
+    linear.register_forward_hook(lambda m, args, out: seen.append(args[0].clone()))
+    train(linear, (x, y), TrainingConfig(steps=8, lr=0.01, batch_size=5, warmup_steps=0), measure=None, progress=False)
+    assert [len(batch) for batch in seen] == [5] * 8
+    for epoch in (seen[:4], seen[4:]):
+        assert len(torch.unique(torch.cat(epoch), dim=0)) == 20  # without replacement
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_steps_are_in_training_mode_whatever_was_measured_between(mode):
+    mine, modes = module().train(mode), []
+    mine.register_forward_pre_hook(lambda m, args: modes.append(m.training))
+    config = TrainingConfig(steps=6, batch_size=20, warmup_steps=0, measurements=6)
+    train(mine, blobs(), config, loss=cross_entropy, progress=False)
+    assert modes.count(True) == 6 and modes.count(False) > 6
+    assert mine.training is mode
+
+
+def test_every_run_has_its_own_seed_step_size_weight_decay_and_end():
+    def mlp(*seeds):
+        return MLP(64, 3, num_nonlinear=1, num_linear=2, width=8, dtype=torch.float64, seeds=seeds)
+
+    together = mlp(3, 1, 4)
+    config = TrainingConfig(
+        steps=12, lr=(0.02, 1e6, 0.05), weight_decay=(0.0, 0.01, 0.02), batch_size=20, warmup_steps=0
+    )
+    result = train(together, blobs(), config, loss=cross_entropy, measure=None, progress=False)
+    assert [failed.run for failed in result.diverged] == [1]
+    for run, seed, lr, decay in ((0, 3, 0.02, 0.0), (2, 4, 0.05, 0.02)):
+        alone = mlp(seed)
+        one = TrainingConfig(steps=12, lr=lr, weight_decay=decay, batch_size=20, warmup_steps=0)
+        train(alone, blobs(), one, loss=cross_entropy, measure=None, progress=False)
+        for a, b in zip(together.weights, alone.weights, strict=True):
+            torch.testing.assert_close(a[run], b[0], rtol=1e-12, atol=1e-12)
