@@ -252,6 +252,12 @@ def test_smooth_activation(gamma):
     assert torch.equal(Smooth(gamma)(grid), smooth(grid, gamma))
 
 
+def test_a_smooth_network_of_least_slope_1_is_linear():
+    network, x = mlp(activation="smooth", gamma=1.0), inputs(9, 5)
+    for pre, post in zip(*network.layers(x), strict=True):
+        torch.testing.assert_close(pre, post, rtol=1e-12, atol=1e-12)
+
+
 # --- refusals
 
 
@@ -262,6 +268,8 @@ def test_smooth_activation(gamma):
         (lambda: mlp(num_nonlinear=-1), "num_linear must be >= 1 and num_nonlinear >= 0; got 2 and -1"),
         (lambda: mlp(activation="tanh"), "activation must be 'relu' or 'smooth'; got 'tanh'"),
         (lambda: mlp(widths=(4, 4)), "widths must hold 3 hidden widths; got 2: (4, 4)"),
+        (lambda: MLP(5, 1, num_nonlinear=1, num_linear=2), "num_classes must be at least 2; got 1"),
+        (lambda: mlp(activation="smooth", gamma=1.1), "gamma must be in [0, 1]; got 1.1"),
         (lambda: mlp().run(3), "run must be in 0..2; got 3"),
         (lambda: mlp().sequential(-1), "run must be in 0..2; got -1"),
         (lambda: mlp()(inputs(9, 4)), "x must be (N, 5) or (R, N, 5); got (9, 4)"),
