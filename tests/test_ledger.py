@@ -81,3 +81,32 @@ def test_what_is_asked_does_not_depend_on_the_verdict(verdict, value):
         given = claim("F2-a", verdict, value=value, **{side: 1.0})
         assert f"data-head='asked'>{sign} 1<" in ledger.full_table([given])
         assert (ledger.excess(given) > 0) == ((value > 1) == (side == "below"))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        (("holds", "holds"), ("holds", "✓ 2 of 2")),
+        (("holds", "fails"), ("holds in part", "◐ 1 of 2")),
+        (("holds", "toy"), ("holds", "✓ 1 of 2")),  # a toy decides nothing
+        (("toy", "toy"), ("toy", "toy 0 of 2")),
+    ],
+)
+def test_one_verdict_for_several_claims_is_theirs_if_they_agree(verdicts, expected):
+    table = ledger.summary([claim(f"F4-{number}", verdict) for number, verdict in enumerate(verdicts)])
+    assert table["paper"].tolist() == [expected]
+
+
+def test_the_nearest_claim_is_the_one_that_holds_by_least():
+    far, near = claim("F4-a", value=0.01, below=0.1), claim("F4-b", value=6.0, above=5.0)
+    assert ledger.nearest([far, near, CLAIMS[1]]) is ledger.nearest([near, far]) is near
+    assert ledger.nearest([CLAIMS[1]]) is None
+
+
+def test_a_claim_far_from_its_threshold_stands_at_the_edge_of_the_picture():
+    figure = ledger.strip_chart([claim("F4-a", value=1e-9, below=0.1), claim("F4-b", value=0.05, below=0.1)], reach=2)
+    axis = figure.axes[0]
+    places = sorted(axis.collections[0].get_offsets()[:, 0].tolist())
+    low, high = axis.get_xlim()
+    plt.close(figure)
+    assert places == pytest.approx([-2, -0.30103], abs=1e-4) and low < places[0] and places[1] < high
