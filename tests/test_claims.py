@@ -36,6 +36,8 @@ ROOT = Path(__file__).resolve().parents[1]
         (0.85, {"above": 0.9, "spread": 0.01}, "fails"),
         (0.99, {"below": 1.0}, "undecided"),  # one run, at the edge
         (0.5, {"below": 1.0}, "holds"),
+        (1.91, {"below": 2.0}, "undecided"),  # a twentieth of the threshold
+        (1.89, {"below": 2.0}, "holds"),
         (0.999, {"below": 1.0, "spread": 0.0}, "holds"),  # exact
         (1.0, {"below": 1.0, "spread": 0.0}, "fails"),
         (math.nan, {"below": 1.0}, "undecided"),
@@ -394,3 +396,68 @@ def test_an_id_cannot_come_in_twice_by_a_side_door():
     with pytest.raises(ValueError, match="must be unique"):
         found.extend([claims.Claim("X-2", "NC2 falls.", "ours", "02", "", "holds"), claim])
     assert len(found) == 1
+
+
+def test_two_runs_have_a_spread():
+    found = Claims()
+    assert found.add("a", "ours", "A.", 0.2, below=1.0, spread=0.1, seeds=2).numbers["distance"] == pytest.approx(8)
+
+
+def test_an_archive_without_some_rows_decides_nothing():
+    whole = experiments.archive("4", "cores")
+    gone = (whole["step"] == whole["step"].max()) & (whole["layer"] == whole["layer"].max()) & (whole["run"] == 0)
+    frame = whole.frame[~gone]
+    frame.attrs = whole.attrs
+    found = judge_archives(ROOT / "claims.toml", {("4", "paper"): frame}, missing="skip")
+    assert found and {c.verdict for c in found} == {"undecided"}
+
+
+def made_up(num_nonlinear, num_linear, steps=(0, 100), **given):
+    """The rows of one run; ``given`` are functions of (layer, step)."""
+    rows = []
+    for layer in range(1, num_nonlinear + num_linear + 1):
+        for step in steps:
+            row = {"layer": layer, "step": step, "split": "train", "diverged": False, "lr": 0.1, "weight_decay": 0.1}
+            row |= {"setup": "one", "seed": 0, "run": 0, "depth": num_linear, "accuracy": 1.0, "error": 0.0}
+            row |= {"num_nonlinear": num_nonlinear, "num_linear": num_linear, "nc1": 1.0, "nc2": 1.0, "nc3": 1.0}
+            row["part"] = "nonlinear" if layer <= num_nonlinear else "linear"
+            rows.append(row | {name: function(layer, step) for name, function in given.items()})
+    return pd.DataFrame(rows)
+
+
+def asked(start, frame):
+    """The one quantity whose name begins so, of a frame with one run (or the mean of what it gives)."""
+    (quantity,) = [function for name, function in claims.QUANTITIES.items() if name.startswith(start)]
+    return quantity(frame).mean()
+
+
+def test_quantities_of_layers_read_the_layers_they_name():
+    nc1 = {1: 64, 2: 32, 3: 16, 4: 8, 5: 6, 6: 5.9, 7: 1}  # four ReLU layers, three linear ones
+    gain = {1: 9, 2: 5, 3: 2, 4: 7, 5: 8, 6: 9, 7: 9}
+    frame = made_up(4, 3, nc1=lambda layer, step: nc1[layer], nc2=lambda layer, step: gain[layer] if step else 1.0)
+    assert asked("largest ratio NC1(Z_l) / NC1(Z_{l-1}) from the second", frame) == pytest.approx(6 / 8)
+    assert asked("NC1 of the output over NC1 of what enters the linear head", frame) == pytest.approx(1 / 8)
+    assert claims.QUANTITIES["largest NC1 of a linear layer"](frame).tolist() == [6]
+    assert asked("largest NC2 at the end over NC2 at the start, of ReLU layers 3 to L1-1", frame) == 2
+    assert claims.QUANTITIES["NC2 of Z_{L-1}"](frame).tolist() == [9]
+
+
+def test_a_rate_of_decay_is_as_bad_above_the_law_as_below():
+    for rate, expected in ((1.0, 1.0), (0.8, 1.25), (1.25, 1.25)):
+        law = lambda layer, step, rate=rate: math.exp(-2 * rate * 0.1 * 0.1 * step)  # noqa: E731
+        frame = made_up(1, 3, steps=(0, 20, 40, 60, 80, 100), balancedness=law)
+        how = {"steps": 100, "momentum": 0.0, "warmup_steps": 0, "drop_at": 1.0, "drop_factor": 1.0}
+        frame.attrs = {"provenance": {"specification": how, "samples": 10}}
+        assert asked("largest of r and 1/r", frame) == pytest.approx(expected, rel=1e-6)
+
+
+def test_quantities_of_depths_and_weight_decays():
+    one, six = (made_up(2, depth, nc3=lambda layer, step, v=v: v) for depth, v in ((1, 0.9), (6, 0.99)))
+    assert asked("1 - NC3, six linear layers over one", pd.concat([one, six])) == pytest.approx(0.1)
+    parts = []
+    for number, (decay, value) in enumerate([(1.0, 1.0), (2.0, 2.0), (4.0, 16.0)]):  # slopes 1 and 3
+        part = made_up(2, 2, nc1=lambda layer, step, value=value: value)
+        parts.append(part.assign(weight_decay=decay, setup=str(number), run=number))
+    frame = pd.concat(parts)
+    assert asked("least local slope of log NC1 of Z_{L-1}", frame) == pytest.approx(1.0)
+    assert asked("slope of log NC1 of Z_{L-1} against log weight decay from", frame) == pytest.approx(2.0)
