@@ -379,8 +379,9 @@ def test_measuring_on_fewer_samples_than_are_trained_on():
     np.testing.assert_array_equal(on_train(whole)["balancedness"], on_train(part)["balancedness"])
 
 
-def test_diverged_runs_are_marked_and_left_out():
-    frame = run(TINY.but(lr=(0.05, 1e4), linear=(2,), weight_decay=(0.001,), epochs=30))
+@pytest.mark.parametrize("block", [1, 4])
+def test_diverged_runs_are_marked_and_left_out(block):
+    frame = run(TINY.but(lr=(0.05, 1e4), linear=(2,), weight_decay=(0.001,), epochs=30, runs_per_job=block))
     assert frame[frame["lr"] == 1e4]["diverged"].all() and not frame[frame["lr"] == 0.05]["diverged"].any()
     with pytest.warns(UserWarning, match="2 of 4 runs diverged and are left out"):
         assert set(experiments.final(frame)["lr"]) == {0.05}
@@ -413,6 +414,26 @@ def test_class_means_are_kept_where_asked_for():
     assert np.linalg.eigvalsh(grams[3]).min() > -1e-4
     with pytest.raises(ValueError, match=r"seed must be one of \[0, 1\]; got 9"):
         experiments.class_means(frame, seed=9)
+
+
+def test_class_means_are_those_of_the_pre_activations_on_the_training_samples_at_the_end():
+    job = TINY.but(class_means=True, linear=(2,)).jobs()[0]
+    train, test = job.load()
+    network, seen = job.build(train), {"train": train, "test": test}
+    rows = job.measure(network, train, job.steps, seen)
+    assert {row["split"] for row in rows if "class_gram" in row} == {"train"}
+    assert not any("class_gram" in row for row in job.measure(network, train, 0, seen))
+    for row, pre in zip(rows, network.layers(train.x).pre, strict=False):
+        means = metrics.class_means(pre[0].detach(), train.y)
+        np.testing.assert_allclose(row["class_gram"], (means @ means.T).flatten().numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_samples_to_measure_on_are_the_first_of_each_class():
+    samples = data.gaussian(5, num_classes=3, dim=2)
+    first = jobs._first(samples, 6)
+    assert first.y.bincount().tolist() == [2, 2, 2]
+    for label in range(3):
+        assert torch.equal(first.x[first.y == label], samples.x[samples.y == label][:2])
 
 
 # --- the cache
@@ -568,6 +589,16 @@ def test_cost_counts_runs_steps_and_cells_on_disk(cache):
     run(TINY.but(linear=(1,)))
     after = experiments.cost(TINY)
     assert after.jobs_on_disk == 4 and "4 on disk" in str(after) and "figure 2-mlp" in str(after)
+    done = experiments.cost(TINY.but(linear=(1,)))
+    assert (done.jobs_on_disk, done.seconds) == (4, 0) and 0 < done.flops < before.flops
+
+
+def test_a_job_that_is_done_has_not_only_begun(cache):
+    cache.mkdir()
+    first, second, *_ = (job.key() for job in TINY.jobs())
+    for name in (f"{first}.parquet", f"{first}.checkpoint", f"{second}.checkpoint"):
+        (cache / name).touch()
+    assert experiments.progress(TINY) == (1, 1, 8)
 
 
 # --- the archive
@@ -701,8 +732,13 @@ def test_uncommitted_code_is_not_archived(monkeypatch):
     monkeypatch.setattr(ARCHIVE, "git", lambda *arguments: answers[arguments[0]])
     with pytest.raises(ValueError, match=r"commit these first.*\n M ncutils/training.py"):
         experiments.check_committed()
-    answers["status"] = ""
+    answers["status"], asked = "", []
+    monkeypatch.setattr(ARCHIVE, "git", lambda *arguments: (asked.append(arguments), answers[arguments[0]])[1])
     experiments.check_committed()
+    files = {"metrics.py", "training.py", "experiments/jobs.py", "_plain.py", "experiments"}
+    for command in ("ls-files", "status"):
+        (given,) = [arguments for arguments in asked if arguments[0] == command]
+        assert {str(jobs.PACKAGE / name) for name in files} <= set(given)
     monkeypatch.setattr(ARCHIVE, "git", lambda *arguments: None)
     with pytest.raises(ValueError, match="not a git checkout"):
         experiments.check_committed()
