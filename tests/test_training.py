@@ -503,6 +503,18 @@ def test_a_checkpoint_of_something_else_is_refused(what, tmp_path):
     quietly(mlp(), small_data(), checkpoint=path)  # and it is still there for the right one
 
 
+def test_a_checkpoint_of_the_same_samples_in_another_order_is_refused(tmp_path):
+    """They make other batches, though no sum over the samples tells."""
+    data = small_data()
+    data = replace(data, x=data.x.round())  # sums of integers are exact
+    first, second = torch.nonzero(data.y == 1).flatten()[:2].tolist()
+    order = torch.arange(len(data))
+    order[first], order[second] = second, first
+    quietly(mlp(), data, checkpoint=tmp_path / "c")
+    with pytest.raises(ValueError, match="belongs to another training"):
+        quietly(mlp(), replace(data, x=data.x[order]), checkpoint=tmp_path / "c")
+
+
 # --- measurements
 
 
@@ -713,6 +725,7 @@ print("trained")
         ({"weight_decay": [float("inf")]}, "weight_decay must be finite and >= 0; got [inf]"),
         ({"drop_at": 1.5}, "drop_at must be in [0, 1] and drop_factor finite and >= 0; got 1.5, 0.1"),
         ({"drop_factor": float("nan")}, "drop_at must be in [0, 1] and drop_factor finite"),
+        ({"drop_factor": float("inf")}, "drop_at must be in [0, 1] and drop_factor finite"),
         ({"measurements": -1}, "measurements must be >= 0 and at most 1,000,000; got -1"),
         ({"measurements": 10**8}, "measurements must be >= 0 and at most 1,000,000; got 100000000"),
         ({"precision": "half"}, "precision must be 'float32', 'float64', 'bfloat16' or None; got 'half'"),
@@ -823,3 +836,41 @@ def test_a_folder_is_no_checkpoint_and_a_failing_disk_damages_none(tmp_path, mon
         with pytest.raises(type(error)):
             train(mlp(), samples, config, checkpoint=path, progress=False)
         assert [p.name for p in tmp_path.iterdir() if p != folder] == ["c"]
+
+
+@pytest.mark.parametrize("make", [mlp, resnet])
+def test_a_batch_may_hold_all_the_samples(make):
+    data = small_data() if make is mlp else small_images()
+    config = replace(CONFIG, steps=None, epochs=3, batch_size=len(data))
+    assert config.for_samples(len(data)).steps == 3
+    assert {row["step"] for row in quietly(make(), data, config).rows} == {0, 1, 2, 3}
+
+
+def test_exploded_weights_of_a_resnet_have_diverged_even_where_no_loss_tells():
+    network = resnet()
+    network.weights[0].data[1] = -1e7  # features are not negative: every unit behind is dead
+    result = quietly(network, small_images(), replace(CONFIG, steps=3, batch_size=6), measure=None)
+    assert [(d.run, d.loss) for d in result.diverged] == [(1, float("inf"))]
+    assert torch.isnan(network.weights[0][1]).all() and torch.isfinite(network.weights[0][0]).all()
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+def test_a_rate_that_the_precision_does_not_hold_is_refused(name):
+    config = replace(CONFIG, **{name: 1e39})
+    with pytest.raises(ValueError, match=f"{name} must be at most 3.4e.38, what torch.float32 holds; got 1e.39"):
+        quietly(mlp(dtype=torch.float32), small_data(torch.float32), config)
+
+
+def test_a_small_network_trains_on_one_thread_and_gives_the_others_back():
+    seen, before = [], torch.get_num_threads()
+
+    def measure(network, data, step):
+        seen.append(torch.get_num_threads())
+        return []
+
+    torch.set_num_threads(2)
+    try:
+        quietly(mlp(), small_data(), replace(CONFIG, steps=1), measure=measure)
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
