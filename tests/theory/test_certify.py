@@ -11,7 +11,15 @@ import torch
 from torch import nn
 
 from ncutils.networks import MLP, ResNet20
-from ncutils.theory import Certificate, certify, linear_head, random_head
+from ncutils.theory import (
+    Certificate,
+    LinearHead,
+    certify,
+    linear_head,
+    random_head,
+    theorem_3_1_conditioning,
+    theorem_5_2_posteriori,
+)
 
 QUANTITIES = ["nc1", "kappa_W_L", "nc2", "nc3", "kappa_head", "ntk"]
 COLUMNS = [
@@ -574,3 +582,18 @@ def test_a_dead_network_gets_a_certificate_that_says_nothing():
     assert str(certificate.tally) == "0 violated of 0 that speak (21 silent, 0 vacuous)"
     inherited = next(check for check in certificate.further if check.statement == "Inheritance")
     assert not inherited.hypotheses_met and "r ≤ rank W_L: 1 ≤ 0 (NOT met)" in str(certificate)
+
+
+def test_the_last_layer_is_given_the_stronger_of_its_two_sharp_bounds():
+    winners = set()
+    for depth, spread in itertools.product((2, 4, 6), ((0.9, 1.1), (0.5, 1.5))):
+        generator = torch.Generator().manual_seed(0)
+        weights, features, y = random_head(generator, 3, depth, 4, 1, noise=1e-4, spread=spread)
+        found = certify((weights, features), None, y).check("kappa_W_L")
+        head = LinearHead(weights, features, y)
+        both = [theorem_3_1_conditioning(head), theorem_5_2_posteriori(head)]
+        if all(check.hypotheses_met for check in both):
+            strongest = min(both, key=lambda check: check.bound)
+            assert (found.statement, found.bound) == (strongest.statement, strongest.bound)
+            winners.add(strongest.statement)
+    assert len(winners) == 2

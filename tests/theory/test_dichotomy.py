@@ -93,3 +93,20 @@ def test_path_is_bounded_inside_the_ball_only():
     assert phase.budget < math.sqrt(2 * tight.data_cost) < whole
     assert dichotomy_floor(objective, weights, tight)[0] == 0
     assert phase.travelled(phase.budget) == pytest.approx(phase.r0)
+
+
+def test_the_floor_is_that_of_the_statement():
+    """δ_ℓ = (‖W_ℓ‖ + p) δ_{ℓ−1} + p ‖Z_{ℓ−1}‖, layer by layer, and what it leaves of the scatter."""
+    objective, weights = case()
+    phase = TwoPhase.at(objective, weights, weight_decay=0.0)
+    path = phase.travelled(math.sqrt(2 * phase.data_cost))
+    first, second, _ = objective.arrays(weights)
+    z1, z2 = objective.features(objective.arrays(weights))[1][1:3]
+    norm = lambda matrix: np.linalg.norm(matrix, 2)  # noqa: E731
+    once = (norm(first) + path) * 0 + path * norm(objective.x)
+    drift = (norm(second) + path) * once + path * norm(z1)
+    means = np.array([z2[objective.y == c].mean(0) for c in range(2)])
+    scatter, between = np.linalg.norm(z2 - means[objective.y]), np.linalg.norm(means - means.mean(0)) / math.sqrt(2)
+    floor = ((scatter - drift) / math.sqrt(6) / (between + drift / math.sqrt(6))) ** 2
+    assert 0 < drift < scatter
+    assert dichotomy_floor(objective, weights)[0] == pytest.approx(floor, rel=1e-9)

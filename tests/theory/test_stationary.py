@@ -115,3 +115,17 @@ def test_outputs_far_below_the_labels_keep_their_digits(scale):
     weights, features, y = random_head(torch.Generator().manual_seed(0), 3, 3, 4, 2, noise=0.2)
     check = stationary_identity(LinearHead([scale * w for w in weights], features, y), 0.0)
     assert check.measured == pytest.approx(check.bound, rel=1e-9) and check.holds is True
+
+
+def test_near_a_stationary_point_the_gradient_enters_as_stated():
+    """τ = ½(1 + √(1 + 4σ)), σ = ‖RW_Lᵀ‖K/N, wherever that is below 1 + δ."""
+    m, weight_decay = torch.tensor([0.9, 0.7], dtype=torch.float64), 0.1
+    root = (m * (1 - m) / weight_decay).sqrt()  # as in the exact case above, but for two hundredths
+    head = LinearHead([torch.diag(1.02 * m / root), torch.diag(root)], torch.eye(2), torch.arange(2))
+    last, norm = head.weights[-1], lambda matrix: float(torch.linalg.matrix_norm(matrix, 2))
+    pull = (head.error.T @ head.layers[-2] + weight_decay * last) @ last.T
+    tau, delta = (1 + (1 + 4 * norm(pull) * 2 / head.num_samples) ** 0.5) / 2, norm(head.mean_error)
+    assert 1.001 < tau < 1 + delta
+    unseen = norm(last) ** 2 * float(head.imbalances[-1]) * norm(head.class_means(head.layers[-3])) ** 2
+    expected = ((tau * float(head.kappa_last)) ** 2 + unseen) ** 0.5 / (1 - delta)
+    assert stationary_nc2(head, weight_decay).bound == pytest.approx(expected, rel=1e-9)

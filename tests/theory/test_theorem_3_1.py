@@ -249,3 +249,14 @@ def test_the_allowance_for_rounding_hides_nothing(noise):
     noisy = features + noise * torch.randn(features.shape, generator=torch.Generator().manual_seed(1)).double()
     check = theorem_3_1_nc1(LinearHead(weights, noisy, y))
     assert dataclasses.replace(check, bound=0.999 * check.measured).violated
+
+
+def test_a_last_layer_that_sees_everything_owes_nothing_to_imbalance():
+    """Widths K: the sharp NC1 is bounded by the scatter of the outputs alone, however unbalanced the head."""
+    generator = torch.Generator().manual_seed(0)
+    head = LinearHead(*random_head(generator, 3, 2, 4, 0, noise=0.1))
+    assert head.weights[-1].shape == (3, 3) and head.eps2 > 1e-3
+    seen = head.within(head.error).square().sum() / head.sK**2 * head.s1**2 / head.num_samples
+    between = math.sqrt(2 / 3) - float(head.eps1) / (math.sqrt(3) * head.label_scale)
+    check = theorem_3_1_nc1(head, "sharp")
+    assert check.bound == pytest.approx(float(seen) / between**2, rel=1e-12) and check.holds is True
