@@ -152,13 +152,14 @@ class Check:
         self.__dict__.update(measured=_plain(measured, "measured"), bound=_plain(bound, "bound"), sense=sense)
         slack = {"tolerance": _plain(tolerance, "tolerance"), "rounding": _plain(rounding, "rounding")}
         for name, value in slack.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be finite and >= 0; got {value}")
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0; got {value}")
         self.__dict__.update(slack)
 
     @property
     def hypotheses_met(self) -> bool:
-        return all(h.holds for h in self.hypotheses)
+        """Whether the statement says anything; under an infinite slack, which compares nothing, it does not."""
+        return all(h.holds for h in self.hypotheses) and math.inf not in (self.tolerance, self.rounding)
 
     @property
     def holds(self) -> bool | None:
