@@ -431,6 +431,18 @@ def asked(start, frame):
     return quantity(frame).mean()
 
 
+def test_quantities_of_widths_read_the_widths_they_name():
+    frames = [
+        made_up(2, 2, nc1=lambda layer, step, w=w: w * layer, nc2=lambda layer, step, w=w: w + layer).assign(width=w)
+        for w in (32, 64, 128, 1024)
+    ]
+    frame = pd.concat(frames, ignore_index=True)
+    assert asked("NC1 of Z_{L-1}, width 1,024 over 64", frame) == 16
+    assert asked("NC2 of Z_{L-1}, width 1,024 over 64", frame) == 1027 / 67
+    assert asked("NC2 of Z_{L-1}, at width 1,024", frame) == 1027
+    assert asked("largest NC1 of a linear layer, at width 1,024", frame) == 4 * 1024
+
+
 def test_quantities_of_layers_read_the_layers_they_name():
     nc1 = {1: 64, 2: 32, 3: 16, 4: 8, 5: 6, 6: 5.9, 7: 1}  # four ReLU layers, three linear ones
     gain = {1: 9, 2: 5, 3: 2, 4: 7, 5: 8, 6: 9, 7: 9}

@@ -593,6 +593,12 @@ def test_cost_counts_runs_steps_and_cells_on_disk(cache):
     assert (done.jobs_on_disk, done.seconds) == (4, 0) and 0 < done.flops < before.flops
 
 
+def test_a_longer_training_costs_more():
+    short, long = (specification("1").but(epochs=epochs, measurements=1).jobs()[0] for epochs in (1, 10_000))
+    found = [sys.modules["ncutils.experiments.cost"]._job_seconds(job) for job in (short, long)]
+    assert found[1] > 20 * found[0] > 0  # ten thousand times the steps, and one measurement each
+
+
 def test_a_job_that_is_done_has_not_only_begun(cache):
     cache.mkdir()
     first, second, *_ = (job.key() for job in TINY.jobs())

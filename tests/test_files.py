@@ -189,7 +189,11 @@ def test_a_data_file_of_something_else_is_refused_by_name(tmp_path, changes, wor
     [
         (lambda: train("a network", BLOBS, CONFIG), TypeError, "network must be an nn.Module; got str"),
         (lambda: train(network(), TensorDataset(BLOBS.x, BLOBS.y), CONFIG), TypeError, r"data must be a Dataset"),
-        (lambda: train(network(), replace(BLOBS, x=BLOBS.x / 0), CONFIG), ValueError, "data.x must be finite"),
+        (
+            lambda: train(network(), replace(BLOBS, x=BLOBS.x / 0), CONFIG),
+            ValueError,
+            "data.x must be finite; got 3840 NaN",
+        ),
         (lambda: train(network(), replace(BLOBS, y=BLOBS.y + 1), CONFIG), ValueError, "data.y must be int64 in 0..2"),
         (lambda: train(network(), BLOBS, replace(CONFIG, precision="float64")), ValueError, "precision 'float64'"),
         (lambda: data.load("mnist5k", 1, dtype=torch.int64), ValueError, "dtype must be a floating point"),

@@ -874,3 +874,10 @@ def test_a_small_network_trains_on_one_thread_and_gives_the_others_back():
         assert set(seen) == {1} and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_labels_need_not_begin_at_0_where_nothing_is_measured():
+    data = small_data()
+    some = data.y > 0
+    few = replace(data, x=data.x[some], y=data.y[some])
+    assert not quietly(mlp(), few, replace(CONFIG, batch_size=None), measure=None).diverged

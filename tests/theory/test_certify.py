@@ -517,7 +517,13 @@ def test_a_loader_gives_what_tensors_give(trained, data):
     ):
         for a, b in zip(whole.checks, certify(trained, loader).checks, strict=True):
             assert (a.measured, a.bound) == pytest.approx((b.measured, b.bound), rel=1e-9)
-    for bad, message in (([], "no samples"), ([data[0]], "pairs"), (3, "loader"), ([(data[0], data[1][:3])], "label")):
+    for bad, message in (
+        ([], "no samples"),
+        ([data[0]], "pairs"),
+        ([(*data, 1)], "pairs"),
+        (3, "loader"),
+        ([(data[0], data[1][:3])], "label"),
+    ):
         with pytest.raises(ValueError, match=message):
             certify(trained, bad)
     with pytest.raises(ValueError, match="y must be given"):
