@@ -201,7 +201,7 @@ def strip_chart(claims: Iterable[Claim], reach: float = 3.0):
 
 def _scales(claims: Iterable[Claim]) -> dict[str, str]:
     """A short code for each scale: Q quick, on the page; A archive; P the paper's length; X anything else."""
-    kinds = (("quick", "Q"), ("what two cores can", "A"), ("paper-scale", "P"))
+    kinds = (("quick", "Q"), ("what two cores can", "A"), ("paper-scale:", "P"))
     codes: dict[str, str] = {}
     counts: dict[str, int] = {}
     for claim in claims:

@@ -192,7 +192,7 @@ def test_a_data_file_of_something_else_is_refused_by_name(tmp_path, changes, wor
         (
             lambda: train(network(), replace(BLOBS, x=BLOBS.x / 0), CONFIG),
             ValueError,
-            "data.x must be finite; got 3840 NaN",
+            "data.x must be finite; got 144 NaN",
         ),
         (lambda: train(network(), replace(BLOBS, y=BLOBS.y + 1), CONFIG), ValueError, "data.y must be int64 in 0..2"),
         (lambda: train(network(), BLOBS, replace(CONFIG, precision="float64")), ValueError, "precision 'float64'"),

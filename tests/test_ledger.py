@@ -1,5 +1,6 @@
 """ncutils/ledger.py: the claims of the book as a summary, a picture, a table."""
 
+import dataclasses
 import doctest
 import re
 
@@ -110,3 +111,14 @@ def test_a_claim_far_from_its_threshold_stands_at_the_edge_of_the_picture():
     low, high = axis.get_xlim()
     plt.close(figure)
     assert places == pytest.approx([-2, -0.30103], abs=1e-4) and low < places[0] and places[1] < high
+
+
+def test_a_row_that_no_claim_belongs_to_is_not_drawn():
+    figure = ledger.strip_chart([claim("F3-a", value=0.5, below=1.0), claim("F4-b", value=0.5, below=1.0)])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["Figures 1 and 4", "Figure 3"]
+
+
+def test_a_changed_paper_profile_is_not_marked_as_the_papers_length():
+    scales = ["paper-scale: 60,000 digits", "paper-scale with changes: 60,000 digits", "quick: 1,000 digits"]
+    claims = [dataclasses.replace(claim(f"F4-{i}", value=0.5, below=1.0), scale=s) for i, s in enumerate(scales)]
+    assert list(ledger._scales(claims).values()) == ["P1", "X1", "Q1"]
