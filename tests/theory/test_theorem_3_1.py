@@ -23,6 +23,7 @@ from ncutils.theory import (
     theorem_3_1_nc2,
     theorem_3_1_nc3,
 )
+from ncutils.theory.theorem_3_1 import conditioning_sides, nc2_sides
 
 STATEMENTS = (theorem_3_1_nc1, theorem_3_1_conditioning, theorem_3_1_nc2, theorem_3_1_nc3)
 FORMS = ("paper", "simple", "sharp")
@@ -260,3 +261,20 @@ def test_a_last_layer_that_sees_everything_owes_nothing_to_imbalance():
     between = math.sqrt(2 / 3) - float(head.eps1) / (math.sqrt(3) * head.label_scale)
     check = theorem_3_1_nc1(head, "sharp")
     assert check.bound == pytest.approx(float(seen) / between**2, rel=1e-12) and check.holds is True
+
+
+def test_the_papers_nc2_bound_from_the_matrices_themselves():
+    """((1 + δ)κ + r² √ε2 / s_K(Y)) / (1 − δ), with the norms taken one by one."""
+    weights, features, y = random_head(torch.Generator().manual_seed(3), noise=1e-3, spread=(0.9, 1.5))
+    head = LinearHead(weights, features, y)
+    layers = [features]
+    for weight in weights:
+        layers.append(layers[-1] @ weight.T)
+    top = [torch.linalg.matrix_norm(m, 2) for m in (*weights, *layers[-3:-1])]
+    balance = [torch.linalg.matrix_norm(b.T @ b - a @ a.T, 2) for a, b in itertools.pairwise(weights)]
+    scale = math.sqrt(min(y.bincount()))
+    delta = torch.linalg.matrix_norm(layers[-1] - torch.nn.functional.one_hot(y)) / scale
+    kappa = conditioning_sides(head, "paper")[1]
+    expected = ((1 + delta) * kappa + max(top) ** 2 * max(balance).sqrt() / scale) / (1 - delta)
+    assert float(nc2_sides(head, "paper")[1]) == pytest.approx(float(expected), rel=1e-9)
+    assert math.isfinite(expected) and abs(max(top) - 1) > 0.1
