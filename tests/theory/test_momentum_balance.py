@@ -112,3 +112,12 @@ def test_what_is_not_finite_obeys_nothing(bad, side):
     pair = (broken, states) if side == 0 else (states, broken)
     with pytest.raises(ValueError, match=f"{('before', 'after')[side]} must be finite; got .* in 1 of 6"):
         momentum_balance(*pair, lr=0.1, weight_decay=0.0, momentum=0.5)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_no_layer_is_left_out(layer):
+    before, (weights, velocities) = list(steps("mse"))[-1]
+    moved = [1.001 * w if index == layer else w for index, w in enumerate(weights)]
+    right = {"lr": 0.01, "weight_decay": 0.05, "momentum": 0.9}
+    assert momentum_balance(before, (weights, velocities), **right).holds
+    assert momentum_balance(before, (moved, velocities), **right).holds is False
