@@ -628,3 +628,11 @@ def test_a_common_offset_costs_centred_means_no_digits():
     near, far = (metrics.ClassStatistics().update(z + offset, y) for offset in (0.0, 2.0**40))
     close(far.centred_means, near.centred_means, 1e-12)
     close(far.nc1(), near.nc1(), 1e-12)
+
+
+def test_accuracies_of_a_stack_are_those_of_its_members():
+    z, y, w = torch.randn(2, 3, 30, 4), torch.arange(30) % 3, torch.randn(2, 3, 3, 4)
+    nearest, agree = metrics.ncc_accuracy(z, y), metrics.nc4(z, y, w)
+    assert nearest.shape == agree.shape == (2, 3)
+    for i, j in itertools.product(range(2), range(3)):
+        assert nearest[i, j] == metrics.ncc_accuracy(z[i, j], y) and agree[i, j] == metrics.nc4(z[i, j], y, w[i, j])
