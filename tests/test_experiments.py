@@ -1110,3 +1110,16 @@ def test_a_disk_that_fails_does_not_damage_what_is_stored(monkeypatch, tmp_path)
     with pytest.raises(OSError, match="Too many"):
         jobs.read(tmp_path, "k")
     assert [p.name for p in tmp_path.iterdir()] == ["k.parquet"]
+
+
+def test_threads_are_taken_from_jobs_on_cpus_alone():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with jobs.one_thread("cuda"):
+            assert torch.get_num_threads() == 2
+        with jobs.one_thread("cpu"):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
