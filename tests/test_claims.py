@@ -359,6 +359,8 @@ def test_the_same_questions_have_the_same_thresholds_at_every_size():
     for other in ("F2S", "F5N", "F2N"):
         assert len(asked[other]) == 7 and all(asked["F2X"][what] == row for what, row in asked[other].items()), other
     assert asked["F3S"] == asked["F3X"] and len(asked["F3S"]) == 5
+    shared = set(asked["F2T"]) & set(asked["F2S"])
+    assert len(shared) == 6 and all(asked["F2T"][row] == asked["F2S"][row] for row in shared)
 
 
 def test_every_question_was_committed_before_its_archive():
