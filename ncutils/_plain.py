@@ -80,9 +80,9 @@ def _train_one(module, source, config, loss, optimizer, measured, bar, seed):
             for step in range(config.total + 1):
                 asked = step in stops and measured is not None
                 if step and (asked or step == config.total):
-                    seen = _loss_on(module, source, loss)
-                    if not (-math.inf < seen < LARGEST) or not all(_moderate(p) for p in parameters):
-                        return rows, [training.Divergence(0, step, seen)]
+                    exploded = [seen for seen in _losses(module, source, loss) if not -math.inf < seen < LARGEST]
+                    if exploded or not all(bool((p.detach().abs() < LARGEST).all()) for p in parameters):
+                        return rows, [training.Divergence(0, step, [*exploded, math.inf][0])]
                 if asked:
                     rows += _rows(module, source, step, measured, loss)
                 if step == config.total:
@@ -125,26 +125,23 @@ def _check_loss(value, graph: bool = True) -> None:
         raise ValueError(f"loss must return one number with a gradient; got {seen}")
 
 
-def _loss_on(module: nn.Module, source, loss: Callable) -> float:
-    """The loss on the parts of the data in evaluation mode: one that is too large, or the least; 0 where it fails."""
+def _losses(module: nn.Module, source, loss: Callable) -> list[float]:
+    """The loss on each part of the data in evaluation mode; none where it takes no such outputs."""
     was_training, where = module.training, next(module.parameters()).device
-    stacked, found = isinstance(module, (MLP, ResNet20)), [0.0]
+    stacked, found = isinstance(module, (MLP, ResNet20)), []
     try:
         module.eval()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):  # a loader draws from the generator
             for x, y in source.parts():
                 outputs = module(x.to(where))
                 found.append(float(loss(outputs[0] if stacked else outputs, y.to(where))))
+    except torch.cuda.OutOfMemoryError:
+        raise
     except Exception:  # such as a second head that only training has
-        return 0.0
+        return []
     finally:
         module.train(was_training)
-    return next((value for value in found if not value < LARGEST), min(found))
-
-
-def _moderate(parameter: Tensor) -> bool:
-    """Whether no weight has exploded."""
-    return bool((parameter.detach().abs() < LARGEST).all())
+    return found
 
 
 def _rows(module, source, step: int, measured: Callable, loss: Callable) -> list[dict]:

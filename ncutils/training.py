@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from types import CodeType
 
 import numpy as np
 import torch
@@ -893,6 +892,8 @@ def _says(measure) -> str:
 
 def _compiled_parts(function) -> Iterator[str]:
     """Of a function, what it wraps and what it is a part of: the code, and the numbers and texts given with it."""
+    from ncutils.experiments.fingerprint import fingerprint
+
     while function is not None:
         if isinstance(function, functools.partial):
             given = [*function.args, *itertools.chain(*sorted(function.keywords.items()))]
@@ -902,18 +903,10 @@ def _compiled_parts(function) -> Iterator[str]:
             continue
         body = function if hasattr(function, "__code__") else type(function).__call__
         if hasattr(body, "__code__") and body.__globals__.get("__name__", "").partition(".")[0] != "ncutils":
-            yield _compiled(body.__code__, body.__doc__)
+            consts = body.__code__.co_consts
+            silent = consts[1:] if consts[:1] in ((None,), (body.__doc__,)) else consts  # a docstring says nothing
+            yield fingerprint(body.__code__.replace(co_consts=silent))
         function = getattr(function, "__wrapped__", None)
-
-
-def _compiled(code: CodeType, doc: str | None = None) -> str:
-    constants = code.co_consts[1:] if code.co_consts[:1] in ((None,), (doc,)) else code.co_consts
-    said = [_compiled(c) if isinstance(c, CodeType) else _constant(c) for c in constants]
-    return _files.digest(code.co_code, repr(code.co_names), *said)
-
-
-def _constant(value) -> str:
-    return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
 
 
 def _check_data(network, data) -> None:
