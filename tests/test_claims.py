@@ -433,6 +433,17 @@ def asked(start, frame):
     return quantity(frame).mean()
 
 
+def test_the_slope_over_the_range_is_the_least_of_the_depths():
+    frames = []
+    for depth, power in ((1, 0.5), (2, 1.5), (3, 1.0)):
+        for decay in (0.001, 0.002, 0.004):
+            scale = 7 if decay == 0.002 else 1  # what lies between the ends does not count
+            frame = made_up(2, depth, nc1=lambda layer, step, nc1=scale * decay**power: nc1)
+            frames.append(frame.assign(weight_decay=decay, setup=f"{decay}"))
+    frame = pd.concat(frames, ignore_index=True)
+    assert asked("slope of log NC1", frame) == pytest.approx(0.5)
+
+
 def test_quantities_of_widths_read_the_widths_they_name():
     frames = [
         made_up(2, 2, nc1=lambda layer, step, w=w: w * layer, nc2=lambda layer, step, w=w: w + layer).assign(width=w)

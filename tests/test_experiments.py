@@ -300,7 +300,7 @@ def test_what_is_not_as_declared_is_not_archived_under_its_name(cache, tmp_path,
 
 def test_numbers_of_numpy_are_numbers(cache):
     spec = TINY.but(seeds=np.int64(1), linear=np.int64(1), width=(np.int64(12),), weight_decay=np.float32(0.25))
-    spec = spec.but(runs_per_job=np.int64(1), sweep={"momentum": np.array([0.5, 0.9])}, samples=np.int64(100))
+    spec = spec.but(runs_per_job=np.int64(1), sweep={"warmup_steps": np.array([1, 2])}, samples=np.int64(100))
     assert len(run(spec).frame["setup"].unique()) == 2
     assert json.loads(json.dumps(spec.options()))["seeds"] == 1
 

@@ -122,3 +122,10 @@ def test_a_changed_paper_profile_is_not_marked_as_the_papers_length():
     scales = ["paper-scale: 60,000 digits", "paper-scale with changes: 60,000 digits", "quick: 1,000 digits"]
     claims = [dataclasses.replace(claim(f"F4-{i}", value=0.5, below=1.0), scale=s) for i, s in enumerate(scales)]
     assert list(ledger._scales(claims).values()) == ["P1", "X1", "Q1"]
+
+
+def test_the_table_says_how_many_runs_meet_the_threshold():
+    asked = claim("F4-a", value=0.5, below=1.0, spread=0.1, distance=5.0, seeds=5, meet=4)
+    assert ledger._asked_found_distance(asked)[1] == "0.5 ± 0.1 (5 runs, 4 meet it)"
+    without = claim("F4-a", value=0.5, below=1.0, spread=0.1, distance=5.0, seeds=5)
+    assert ledger._asked_found_distance(without)[1] == "0.5 ± 0.1 (5 runs)"

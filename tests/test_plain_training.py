@@ -110,6 +110,23 @@ def test_an_explosion_in_the_last_step_is_one(measure):
     assert not train(module(), blobs(), config, progress=False, **options).diverged
 
 
+def test_weights_that_explode_beside_the_loss_have_diverged():
+    class Idle(nn.Linear):
+        def __init__(self):
+            super().__init__(64, 3)
+            self.idle = nn.Parameter(torch.ones(2))
+
+        def forward(self, x):
+            return super().forward(x) + 0 * self.idle.sum()
+
+    config = TrainingConfig(steps=12, lr=0.01, weight_decay=0.0, batch_size=20, warmup_steps=0, measurements=3)
+    network = Idle().double()
+    both = [{"params": [network.weight, network.bias]}, {"params": [network.idle], "weight_decay": 1e4}]
+    made = lambda _: torch.optim.SGD(both, lr=0.01, momentum=0.0)  # noqa: E731
+    (gone,) = train(network, blobs(), config, optimizer=made, measure=None, progress=False).diverged
+    assert gone.step == 12 and gone.loss == float("inf")
+
+
 def test_before_any_step_nothing_has_diverged():
     class Broken(nn.Linear):
         def forward(self, x):

@@ -426,6 +426,7 @@ def test_a_checkpoint_knows_what_a_measure_was_compiled_to(tmp_path):
     pairs += [(made("network.depth * 0"), made("network.width * 0")), (made("(lambda: 3)()"), made("(lambda: 4)()"))]
     pairs += [(functools.partial(scaled, by=2), functools.partial(scaled, by=3))]
     pairs += [(Scaled.two, Scaled.three), (wrapped(made("1"), 1), wrapped(made("1"), 2))]
+    pairs += [(wrapped(made("1"), 1), wrapped(made("2"), 1))]
     for one, other in pairs:
         assert training._says(one) == training._says(one) != training._says(other)
 
