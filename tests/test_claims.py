@@ -486,3 +486,12 @@ def test_quantities_of_depths_and_weight_decays():
     frame = pd.concat(parts)
     assert asked("least local slope of log NC1 of Z_{L-1}", frame) == pytest.approx(1.0)
     assert asked("slope of log NC1 of Z_{L-1} against log weight decay from", frame) == pytest.approx(2.0)
+
+
+def test_one_run_has_no_spread(tmp_path):
+    frame = experiments.archive("4", "cores")
+    one = frame.frame[frame["run"] == 0]
+    one.attrs = frame.attrs
+    (tmp_path / "claims.toml").write_text(QUESTION)
+    (claim,) = judge_archives(tmp_path / "claims.toml", {("4", "paper"): one})
+    assert claim.numbers["seeds"] == 1 and not {"spread", "distance"} & claim.numbers.keys()

@@ -223,3 +223,15 @@ def test_labels_that_would_lie_on_each_other_are_moved_apart_about_their_middle(
     np.testing.assert_allclose(sorted(moved[n] for n in "012"), [-10, 0, 10], atol=1e-6)
     assert abs(moved["3"]) < 1e-6
     plt.close(figure)
+
+
+def test_panels_of_one_quantity_share_their_axis_and_no_others_do():
+    """NC1 behind the head and before it have one scale, written once; NC3 has its own."""
+    figure = plots.figure2(ends(), "")
+    owners = {axis.get_title(): axis for axis in figure.axes}
+    shared = [[b for b in figure.axes if b is not a and a.get_shared_y_axes().joined(a, b)] for a in figure.axes]
+    names = [column.partition("_")[0] for column in COLUMNS[plots.figure2]]
+    assert [len(others) for others in shared] == [names.count(name) - 1 for name in names] and len(owners) > 1
+    for axis, name, place in zip(figure.axes, names, range(len(names)), strict=True):
+        labelled = axis.yaxis.get_tick_params().get("labelleft", True)
+        assert labelled is (names.index(name) == place)

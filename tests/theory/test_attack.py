@@ -59,3 +59,15 @@ def test_start_is_the_best_over_the_shapes(capsys):
 def test_no_steps_are_refused(argument):
     with pytest.raises(ValueError, match=f"{argument} must be at least 1; got 0"):
         attack(lambda p: (p.sum(), p.sum()), start, **{argument: 0})
+
+
+def test_every_climb_and_every_seed_draws_from_a_generator_of_its_own():
+    seen = []
+
+    def noted(generator):
+        seen.append(generator.initial_seed())
+        return start(generator)
+
+    for seed in (0, 1):
+        attack(lambda p: (p.sum(), 2 * p.sum()), noted, restarts=3, steps=1, seed=seed)
+    assert seen == [0, 1, 2, 1000, 1001, 1002]

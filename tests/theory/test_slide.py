@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ncutils import theory
+from ncutils.theory import slide as slide_module
 from ncutils.theory.dichotomy import hidden_start
 from ncutils.theory.simulate import pack
 from ncutils.theory.slide import output_kernel, slide, whitened_start
@@ -106,3 +107,22 @@ def test_the_steps_that_a_slide_takes_by_itself():
     np.testing.assert_array_equal(usual.states, stated.states)
     for other in ({"first": 0.02}, {"growth": 0.16}, {"largest": 0.04}):
         assert np.abs(slide(objective, weights, times, **other).states - usual.states).max() > 0
+
+
+def test_the_steps_are_as_long_as_the_docstring_says(monkeypatch):
+    """first/‖JJᵀ‖, then growth times the time so far, and at most largest/λ; the last one ends where asked."""
+    objective, weights = case()
+    steps, inside = [], slide_module._advance
+
+    def noted(*arguments):
+        steps.append(arguments[-1])
+        return inside(*arguments)
+
+    monkeypatch.setattr(slide_module, "_advance", noted)
+    norm = np.linalg.norm(output_kernel(objective, weights), 2)
+    end = 0.4 / objective.weight_decay
+    slide(objective, weights, [0, end], first=0.02, growth=0.3, largest=0.03)
+    assert steps[0] == pytest.approx(0.02 / norm, rel=1e-9) and sum(steps) == pytest.approx(end, rel=1e-9)
+    for step, now in zip(steps[1:-1], np.cumsum(steps), strict=False):
+        assert step == pytest.approx(min(max(0.02 / norm, 0.3 * now), 0.03 / objective.weight_decay), rel=1e-9)
+    assert any(step == pytest.approx(0.03 / objective.weight_decay) for step in steps)

@@ -278,3 +278,10 @@ def test_the_papers_nc2_bound_from_the_matrices_themselves():
     expected = ((1 + delta) * kappa + max(top) ** 2 * max(balance).sqrt() / scale) / (1 - delta)
     assert float(nc2_sides(head, "paper")[1]) == pytest.approx(float(expected), rel=1e-9)
     assert math.isfinite(expected) and abs(max(top) - 1) > 0.1
+
+
+def test_what_rounding_is_forgiven_follows_the_form():
+    """Of the three forms the paper's alone doubles ε1, which makes its denominator smaller and its allowance larger."""
+    head = LinearHead(*random_head(torch.Generator().manual_seed(0), noise=1e-3))
+    paper, simple, sharp = (theorem_3_1._nc1_rounding(head, form) for form in FORMS)
+    assert paper > simple * (1 + 1e-6) and simple > sharp > 0

@@ -653,3 +653,9 @@ def test_the_weight_decay_is_bounded_by_the_curvature_too(centrepiece, young):
         asked = replace(phase, weight_decay=factor * young * phase.alpha).hypotheses()
         (decay,) = [h for h in asked if h.name.startswith("λ ≤")]
         assert decay.holds is met
+
+
+def test_alpha_is_zero_where_the_first_layer_is_narrower_than_the_samples_are_many():
+    objective = Objective(general_position(6, 8), labels(6, 2), 1, 0.0)
+    assert pl_constant(objective, network([8, 6, 2])) > 0
+    assert pl_constant(objective, network([8, 5, 2])) == 0
