@@ -1,4 +1,4 @@
-"""The notebook runner, the staging of the pages and the comparison of approximate cells, on toy chapters."""
+"""The notebook runner, the staging of the pages, the comparison of approximate cells and the others, on toy cases."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def _load(name: str):
 
 
 sys.path.insert(0, str(ROOT / "tools"))
-NAMES = ("notebook", "stage", "set_url", "compare", "processors")
-notebook, stage, set_url, compare, processors = map(_load, [f"tools/{name}.py" for name in NAMES])
+NAMES = ("notebook", "stage", "set_url", "compare", "processors", "mutants")
+notebook, stage, set_url, compare, processors, mutants = map(_load, [f"tools/{name}.py" for name in NAMES])
 
 HEADER = """---
 jupytext:
@@ -651,3 +651,37 @@ def test_a_damaged_notebook_is_named(tmp_path):
         path.write_text(text)
         with pytest.raises(SystemExit, match=r"01_setting\.ipynb is damaged \(no notebook\): delete it"):
             notebook.read_notebook(path)
+
+
+def test_a_planted_change_meets_the_tests_that_run_its_statement_the_quickest_first():
+    lines = (
+        "LIMIT = 3",
+        "",
+        "",
+        "def f(x):",
+        '    "Words."',
+        "    if x > LIMIT:",
+        "        return (x +",
+        "    1)",
+        "    return 0",
+    )
+    source = "\n".join(lines)
+    known = {"seconds": {"quick": 0.1, "slow": 90.0, "slower": 100.0},
+             "lines": {"f.py": {"6": ["slow", "quick"], "7": ["slow"], "9": ["slower", "quick"]}}}  # fmt: skip
+    assert list(mutants.statement(source, 8)) == [7, 8] and list(mutants.statement(source, 6)) == [6]
+    assert mutants.tests_of("f.py", 8, source, known) == ["slow"]  # the second line of a statement
+    assert mutants.tests_of("f.py", 6, source, known) == ["quick", "slow"]  # an `if` without what hangs on it
+    assert mutants.tests_of("f.py", 1, source, known) == ["quick", "slow"]  # at import: two minutes of its file's tests
+    assert mutants.tests_of("g.py", 1, source, known) == []
+
+
+@pytest.mark.parametrize(("output", "by"), [
+    ("FAILED tests/test_recorded.py::test_what[a b] - assert", "recorded"),
+    ("FAILED tests/theory/test_head.py::test_x", "tests"),
+    ("FAILED ncutils/data.py::ncutils.data.load", "examples"),
+    ("ERROR tests/test_refusals.py::test_x", "recorded"),
+    ("ERROR tests/test_head.py - NameError", "import"),
+    ("ImportError while loading conftest", "import"),
+])  # fmt: skip
+def test_what_noticed_a_planted_change_is_read_from_what_pytest_says(output, by):
+    assert mutants.noticed_by(f"...F\n{output}\n1 failed\n") == by

@@ -3,19 +3,23 @@
     python tools/mutants.py [COUNT] [SECONDS] [WORD ...]    default: 80 changes, at most an hour
     python tools/mutants.py --again                         the survivors of the report, tried with the tests of now
 
-Cosmic Ray (pip install -e '.[attacks]') finds the changes, makes them and keeps the outcomes. COUNT of them are drawn
-with a fixed seed, of the files whose path holds one of the words (of all, where none is given), and divided between
-two copies of the checkout. A change meets the tests and docstring examples that belong to its file; one that survives
-them meets the tests of its neighbours too. Type hints are left alone, and an operator of arithmetic has one other.
+Cosmic Ray (pip install -e '.[attacks]') finds the changes, makes them and keeps the outcomes. The tests and docstring
+examples run once without any change, under coverage, which tells the lines that each of them runs. Then COUNT changes
+are drawn with a seed of their own (SEED in the environment, else 0), of the files whose path holds one of the words
+(of all, where none is given), and divided between two copies of the checkout. A change meets the tests that run its
+line, the quickest first; one in a line that runs at import only meets those that run anything of the file, for two
+minutes of them. Type hints are left alone, and an operator of arithmetic has one other.
 
-Writes results/trust/mutants.json: what was planted, noticed, and what survived, with the reason that somebody wrote
-beside a survivor, if any. `--again` leaves these counts as they were and says of each survivor whether it is noticed
-now.
+Writes results/trust/mutants.json: what was planted, which test noticed it first, and what survived, with the reason
+that somebody wrote beside a survivor, if any. `--again` leaves these counts as they were and says of each survivor
+whether it is noticed now.
 """
 
 from __future__ import annotations
 
+import ast
 import collections
+import difflib
 import filecmp
 import json
 import os
@@ -32,7 +36,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "results" / "trust" / "mutants.json"
 JOBS = 2  # copies of the tree, and changes tried at a time
-PRISTINE = "_pristine"  # in a copy: the library before any change
+AT_IMPORT = 120  # seconds of tests that a line meets which runs at import only
+PRISTINE = "_pristine"  # in a copy: the library before any change, and which test runs what
 # `x | None` is a type hint far more often than an operation. Of arithmetic, one swap an operator: most of the eleven
 # others end in a TypeError, which says little about tests.
 SKIPPED = re.compile(
@@ -42,103 +47,126 @@ SKIPPED = re.compile(
 CONFIG = """[cosmic-ray]
 module-path = "ncutils"
 excluded-modules = ["ncutils/**/__init__.py"]
-timeout = 1200
+timeout = 600
 test-command = "'{python}' '{tool}' --tests"
 distributor.name = "local"
 """
-OWN = {  # the tests that belong to a file, where they are not named after it
-    "__main__": ("test_main",),
-    "_arguments": ("test_fuzz",),
-    "_files": ("test_files", "test_data", "test_experiments"),
-    "_measure": ("test_measure",),
-    "_plain": ("test_plain_training", "test_custom"),
-    "fetch": ("test_data",),
-    "custom": ("test_custom",),
-    "fingerprint": ("test_custom",),
-    "balancedness": ("theory/test_theorem_4_4",),
-    "head": ("theory/test_theorem_3_1", "theory/test_certify"),
-    "metrics": ("test_metrics", "test_measure"),
-    "simulate": ("theory/test_theorem_4_4",),
-    "tangent_kernel": ("theory/test_theorem_5_2",),
-}
-UNRECORDED = ("__main__", "_arguments", "_files", "fetch", "ledger", "claims")
-ELSEWHERE = (
-    "browser",
-    "book",
-    "altered",
-    "tools",
-    "pages",
-    "print",
-    "stage",
-    "map",
-    "code",
-    "typing",
-    "animation",
-    "benchmarks",
-    "experiments",
-    "main",
-)
+# Tests of pages, tools and notebooks: minutes, and they say nothing about the library that others do not.
+ELSEWHERE = ("altered_outputs", "animation", "benchmarks", "book", "browser", "chapter_code", "pages", "print_book",
+             "stage", "statement_map", "tools", "typing")  # fmt: skip
+PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--doctest-modules")
 
 
-def tests_of(file: str) -> list[str]:
-    """The test files that belong to a file of the library."""
-    path = Path(file)
-    if path.stem in OWN:
-        names = OWN[path.stem]
-    elif path.parts[1] == "experiments":
-        names = ("test_experiments",)
-    else:
-        names = (f"theory/test_{path.stem}" if path.parts[1] == "theory" else f"test_{path.stem}",)
-    recorded = ("test_refusals",) if path.stem in UNRECORDED else ("test_recorded", "test_refusals")  # quick: first
-    return [f"tests/{name}.py" for name in (*recorded, *names)]
+# --- which test runs what
 
 
-def neighbours_of(file: str) -> list[str]:
-    """Tests of the other files that use it: of theory those of theory, of the rest all but those of pages."""
-    found = sorted((ROOT / "tests" / "theory").glob("test_*.py")) if "theory" in Path(file).parts else [
-        p for p in sorted((ROOT / "tests").glob("test_*.py")) if not any(word in p.stem for word in ELSEWHERE)
-    ]  # fmt: skip
-    own = tests_of(file)
-    return [name for p in found if (name := p.relative_to(ROOT).as_posix()) not in own]
+def pytest_runtest_logreport(report) -> None:
+    """This file is a plugin of pytest too (-p mutants): it notes what each test takes."""
+    pytest_runtest_logreport.seconds[report.nodeid] += report.duration
 
 
-def passes(which: list[str]) -> bool:
-    """Whether these tests, of the tree in the current folder, all pass."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--doctest-modules", *which]
-    return not subprocess.run(command).returncode
+pytest_runtest_logreport.seconds = collections.Counter()
+
+
+def pytest_sessionfinish() -> None:
+    if path := os.environ.get("MUTANTS_SECONDS"):
+        Path(path).write_text(json.dumps(pytest_runtest_logreport.seconds))
+
+
+def observed(tree: Path) -> None:
+    """Runs the tests of a copy, which must pass; writes the tests of each line of the library, the quickest first."""
+    from coverage import CoverageData
+
+    seconds, lines = tree / PRISTINE / "seconds.json", tree / PRISTINE / "lines.db"
+    (tree / "coverage.ini").write_text("[run]\nsource = ncutils\n")
+    left_out = [f"--ignore=tests/test_{name}.py" for name in ELSEWHERE]
+    under = ["--cov=ncutils", "--cov-config=coverage.ini", "--cov-context=test", "--cov-report="]
+    subprocess.run(
+        [sys.executable, *PYTEST, "-x", "-p", "mutants", *left_out, *under, "tests", "ncutils"], cwd=tree, check=True,
+        env=environment(tree) | {"MUTANTS_SECONDS": str(seconds), "COVERAGE_FILE": str(lines)},
+    )  # fmt: skip
+    took = json.loads(seconds.read_text())
+    data = CoverageData(str(lines))
+    data.read()
+    found = {}
+    for path in data.measured_files():
+        contexts = data.contexts_by_lineno(path)
+        tests = {
+            line: {context.rpartition("|")[0] for context in given} & took.keys() for line, given in contexts.items()
+        }
+        name = Path(path).relative_to(tree.resolve()).as_posix()
+        found[name] = {line: sorted(given, key=took.get) for line, given in tests.items() if given}
+    (tree / PRISTINE / "tests.json").write_text(json.dumps({"seconds": took, "lines": found}))
+
+
+def statement(source: str, line: int) -> range:
+    """The lines of the smallest statement that a line is in; of a compound one those before its body."""
+    around = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.stmt) and n.lineno <= line <= n.end_lineno]
+    if not around:
+        return range(line, line + 1)
+    inner = min(around, key=lambda node: node.end_lineno - node.lineno)
+    last = max(inner.lineno, inner.body[0].lineno - 1) if getattr(inner, "body", None) else inner.end_lineno
+    return range(inner.lineno, last + 1)
+
+
+def tests_of(file: str, line: int, source: str, known: dict) -> list[str]:
+    """The tests that run a line, the quickest first; of one that runs at import, some that run anything of its file."""
+    seconds, lines = known["seconds"], known["lines"].get(file, {})
+    if found := {test for place in statement(source, line) for test in lines.get(str(place), ())}:
+        return sorted(found, key=seconds.get)
+    ranked = sorted({test for given in lines.values() for test in given}, key=seconds.get)
+    total, kept = 0.0, []
+    for test in ranked:
+        total += seconds[test]
+        if total <= AT_IMPORT:
+            kept.append(test)
+    return kept
 
 
 def judge() -> int:
-    """What Cosmic Ray runs in a copy: the tests of the file that differs; where none does, all that may be asked."""
+    """What Cosmic Ray runs in a copy: the tests that run the line that differs."""
+    known = json.loads(Path(PRISTINE, "tests.json").read_text())
     here = sorted(path.as_posix() for path in Path("ncutils").rglob("*.py"))
-    changed = [name for name in here if not filecmp.cmp(name, Path(PRISTINE, name), shallow=False)]
-    if not changed:
-        files = Path(PRISTINE, "files.txt").read_text().split()
-        return not passes(sorted({name for file in files for name in (*tests_of(file), *neighbours_of(file), file)}))
-    (file,) = changed
-    for stage, which in (("own", [*tests_of(file), file]), ("neighbours", neighbours_of(file))):
-        if not passes(which):
-            print(f"noticed by: {stage}")
-            return 1
-    return 0
+    (file,) = (name for name in here if not filecmp.cmp(name, Path(PRISTINE, name), shallow=False))
+    before, after = (path.read_text(encoding="utf-8") for path in (Path(PRISTINE, file), Path(file)))
+    matcher = difflib.SequenceMatcher(None, before.splitlines(), after.splitlines(), autojunk=False)
+    line = next(start + 1 for tag, start, *_ in matcher.get_opcodes() if tag != "equal")
+    chosen = tests_of(file, line, before, known)
+    if not chosen:
+        print("no test runs it")
+        return 0
+    outcome = subprocess.run([sys.executable, *PYTEST, "-x", "--tb=no", *chosen]).returncode
+    if outcome == 4:  # a test has another name now: all of its file
+        files = sorted({test.split("::")[0] for test in chosen})
+        outcome = subprocess.run([sys.executable, *PYTEST, "-x", "--tb=no", *files]).returncode
+    return outcome
 
 
-def copied(into: Path) -> Path:
-    """A copy of the checkout to plant in."""
+# --- planting
+
+
+def environment(tree: Path) -> dict:
+    return {**os.environ, "PYTHONPATH": f"{tree}{os.pathsep}{tree / 'tools'}", "OMP_NUM_THREADS": "1",
+            "NCUTILS_CACHE": "off", "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg"}  # fmt: skip
+
+
+def copied(into: Path, known: Path | None = None) -> Path:
+    """A copy of the checkout to plant in; known: another copy, whose tests were observed."""
     left_out = shutil.ignore_patterns("_build", ".venv", ".git", "data", "_static", "__pycache__")
     shutil.copytree(ROOT, into, ignore=left_out)
     shutil.copytree(into / "ncutils", into / PRISTINE / "ncutils")
     (into / "mutants.toml").write_text(CONFIG.format(python=sys.executable, tool=into / "tools" / "mutants.py"))
+    if known:
+        shutil.copy(known / PRISTINE / "tests.json", into / PRISTINE)
+        shutil.copy(known / "mutants.sqlite", into)
     return into
 
 
 def cosmic_ray(tree: Path, command: str, *arguments: str, seconds: float | None = None) -> None:
     """One of its commands, in a copy of the tree."""
-    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "NCUTILS_CACHE": "off",
-                   "PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "agg"}  # fmt: skip
     program = [sys.executable, "-m", "cosmic_ray.cli", command, "mutants.toml", *arguments]
     try:
-        subprocess.run(program, cwd=tree, env=environment, check=True, timeout=seconds)
+        subprocess.run(program, cwd=tree, env=environment(tree), check=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         print(f"stopped after {seconds:.0f} s", flush=True)
 
@@ -171,7 +199,8 @@ def chosen(items: list, arguments: list[str], known: dict) -> list:
     items.sort(key=lambda item: (str(item.mutations[0].module_path), item.mutations[0].start_pos,
                                  item.mutations[0].operator_name, item.mutations[0].occurrence))  # fmt: skip
     if "--again" not in arguments:
-        return random.Random(0).sample(items, min(int([*arguments, 80][0]), len(items)))
+        seed = int(os.environ.get("SEED", 0))
+        return random.Random(seed).sample(items, min(int([*arguments, 80][0]), len(items)))
     found = []
     for survivor in known["survived"]:
         places = [
@@ -195,19 +224,16 @@ def main(arguments: list[str]) -> int:
     budget = float(arguments[1]) if len(arguments) > 1 else 3600.0
     start = time.time()
     with tempfile.TemporaryDirectory() as scratch:
-        trees = [copied(Path(scratch, f"tree{number}")) for number in range(JOBS)]
-        cosmic_ray(trees[0], "init", "mutants.sqlite")
-        for tree in trees[1:]:
-            shutil.copy(trees[0] / "mutants.sqlite", tree)
-        with use_db(trees[0] / "mutants.sqlite", WorkDB.Mode.open) as session:
+        first = copied(Path(scratch, "tree0"))
+        cosmic_ray(first, "init", "mutants.sqlite")
+        with use_db(first / "mutants.sqlite", WorkDB.Mode.open) as session:
             items = [item for item in session.work_items if not SKIPPED.match(item.mutations[0].operator_name)]
         words = arguments[2:] or [""]
         items = [item for item in items if any(word in str(item.mutations[0].module_path) for word in words)]
         plan = chosen(items, arguments, known)
         print(f"{len(items)} possible changes, {len(plan)} to plant; first the tests without any", flush=True)
-        files = {str(item.mutations[0].module_path) for item in plan}
-        (trees[0] / PRISTINE / "files.txt").write_text(" ".join(files))
-        cosmic_ray(trees[0], "baseline")  # tests that fail would notice everything
+        observed(first)
+        trees = [first, *(copied(Path(scratch, f"tree{number}"), first) for number in range(1, JOBS))]
         for number, tree in enumerate(trees):
             with use_db(tree / "mutants.sqlite", WorkDB.Mode.open) as session:
                 session.clear()
@@ -224,7 +250,7 @@ def main(arguments: list[str]) -> int:
                 if item.job_id in outcomes:
                     survivor["noticed since"] = bool(outcomes[item.job_id].is_killed)
         else:
-            report = tallied(plan, outcomes, reasons, trees[0] / PRISTINE)  # the checkout may have gone on meanwhile
+            report = tallied(plan, outcomes, reasons, first / PRISTINE)  # the checkout may have gone on meanwhile
             report |= {"possible": len(items), "seconds": round(time.time() - start)}
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     REPORT.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -233,9 +259,20 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def noticed_by(output: str) -> str:
+    """What noticed first: a recorded number or refusal, a docstring's example, another test, or an import."""
+    if not (failed := re.search(r"^(?:FAILED|ERROR) (\S+)::", output, re.MULTILINE)):
+        return "import"
+    file = failed[1].split("::")[0]
+    if Path(file).stem in ("test_recorded", "test_refusals"):
+        return "recorded"
+    return "tests" if Path(file).parts[0] == "tests" else "examples"
+
+
 def tallied(plan: list, outcomes: dict, reasons: dict, root: Path) -> dict:
     """The report of the changes that were tried."""
     tally: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    by: collections.Counter = collections.Counter()
     survived = []
     for item in plan:
         if (result := outcomes.get(item.job_id)) is None:  # the time was over
@@ -244,18 +281,22 @@ def tallied(plan: list, outcomes: dict, reasons: dict, root: Path) -> dict:
         if result.worker_outcome != "normal":
             raise RuntimeError(f"{mutation.module_path}: {mutation.operator_name}: {result.output}")
         file = mutation.module_path.as_posix()
-        by = "neighbours" if "noticed by: neighbours" in (result.output or "") else "own"
         area = mutation.module_path.parts[1].removesuffix(".py")
-        tally[area].update(planted=1, **({by: 1} if result.is_killed else {}))
-        if not result.is_killed:
+        tally[area]["planted"] += 1
+        if result.is_killed:
+            tally[area]["noticed"] += 1
+            by[noticed_by(result.output or "")] += 1
+        else:
             text, old, new = changed_line(mutation, root)
             place = {"file": file, "line": mutation.start_pos[0], "operator": mutation.operator_name}
             survived.append(
                 place | {"text": text, "old": old, "new": new, "why": reasons.get((file, text, old, new), "")}
             )
-    total = sum(tally.values(), collections.Counter())
-    report = {"planted": total["planted"], "own": total["own"], "neighbours": total["neighbours"]}
-    return report | {"areas": {area: dict(counts) for area, counts in sorted(tally.items())}, "survived": survived}
+    planted = sum(counts["planted"] for counts in tally.values())
+    areas = {
+        area: {"planted": counts["planted"], "noticed": counts["noticed"]} for area, counts in sorted(tally.items())
+    }
+    return {"planted": planted, "by": dict(by.most_common()), "areas": areas, "survived": survived}
 
 
 if __name__ == "__main__":
