@@ -397,8 +397,8 @@ class _Call(NamedTuple):
 def _find_head(model: nn.Module, x: Tensor) -> list[str]:
     """Names of the trailing linear layers, in order: back from the last, as long as the model is linear from there.
 
-    Whether it is, is tried and not read off the modules: what enters a layer is replaced by noise of both signs, and
-    the model must return the product of the weights times that noise.
+    Whether it is, is tried and not read off the modules: what enters a layer is replaced by noise and by its
+    negative, and the model must return the product of the weights times that noise.
     """
     calls, output = _calls(model, x)
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
@@ -479,18 +479,20 @@ def _is_head(model: nn.Module, x: Tensor, names: list[str], uses: int) -> bool:
     layers = [model.get_submodule(name) for name in names]
     if uses > 1 or layers[0].bias is not None:
         return False
-    entered = []
+    entered: list[Tensor] = []
 
     def replace(module, args, kwargs):
-        entered.append(_noise(_argument(args, kwargs)))
+        entered.append((-1) ** len(entered) * _noise(_argument(args, kwargs)))
         return (entered[-1], *args[1:]), {k: v for k, v in kwargs.items() if k != "input"}
 
     handle = layers[0].register_forward_pre_hook(replace, with_kwargs=True)
     try:
-        output = _forward(model, x)
+        # both signs: of a single sample all units of a ReLU layer may be active, not of its negative too
+        outputs = [_forward(model, x) for _ in range(2)]
     finally:
         handle.remove()
-    return _same(output, _apply([_weight(layer) for layer in layers], _pooled(entered[0])))
+    weights = [_weight(layer) for layer in layers]
+    return all(_same(out, _apply(weights, _pooled(z))) for out, z in zip(outputs, entered, strict=True))
 
 
 def _computes_its_weight(layer: nn.Module, x: Tensor) -> bool:

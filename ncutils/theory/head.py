@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ncutils._arguments import array, as_tensor, many
+from ncutils._arguments import anything, array, as_tensor, checked, integer, many
 from ncutils.metrics import imbalance_matrix
 from ncutils.theory.checks import Hypothesis
 
@@ -79,12 +79,13 @@ class LinearHead:
             )
 
     @classmethod
+    @checked(batch_size=integer(least=1), y=anything)
     def of(cls, model, x, y: Tensor | None = None, *, batch_size: int = 2000) -> LinearHead:
         """The linear head of a model and the features entering it: arguments and errors of :func:`certify`."""
-        from ncutils.theory.certify import linear_head  # a head knows nothing of models otherwise
+        from ncutils.theory.certify import extract  # a head knows nothing of models otherwise
 
-        weights, features, _ = linear_head(model, x, y, batch_size=batch_size)
-        return cls(weights, features, torch.as_tensor(y).to(features.device))
+        weights, features, labels, _ = extract(model, x, y, batch_size)
+        return cls(weights, features, labels.to(features.device))
 
     # --- sizes
 
