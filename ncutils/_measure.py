@@ -133,7 +133,9 @@ class _Seen:
     def relative(self, name: str, z: Tensor, y: Tensor) -> None:
         statistics = self.statistics[name]
         if int(y.max()) >= statistics.num_classes or int(y.min()) < 0:
-            raise ValueError(f"labels must be 0..{statistics.num_classes - 1} as in the reference; got {y.max()}")
+            raise ValueError(
+                f"labels must be 0..{statistics.num_classes - 1} as in the reference; got {y.min()}..{y.max()}"
+            )
         add = lambda total, value: total.__setitem__(name, total.get(name, 0.0) + float(value))  # noqa: E731
         add(self.spread, statistics.spread_along(self.basis[name], z, y))
         # The scatter of these samples about the means of the reference, which may not be their own.
@@ -208,8 +210,8 @@ class _Reader:
         try:
             for name, (module, side) in self.wanted.items():
                 if side == "input":
-                    hook = lambda _, args, name=name: give(name, args[0] if args else None)  # noqa: E731
-                    handles.append(module.register_forward_pre_hook(hook))
+                    hook = lambda _, args, named, name=name: give(name, _first(args, named))  # noqa: E731
+                    handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
                 else:
                     handles.append(module.register_forward_hook(lambda _, i, out, name=name: give(name, out)))
             empty = True
@@ -242,9 +244,8 @@ class _Reader:
 
         try:
             for module in linear:
-                handles.append(
-                    module.register_forward_hook(lambda m, i, out: calls.append((m, i[0], out, version(out))))
-                )
+                hook = lambda m, args, named, out: calls.append((m, _first(args, named), out, version(out)))  # noqa: E731
+                handles.append(module.register_forward_hook(hook, with_kwargs=True))
             for x, _ in batches:
                 output = self._forward(argument, x)
                 break
@@ -369,7 +370,7 @@ def _batches(argument: str, data, size: int):
         data = (data.x, data.y)
     if isinstance(data, tuple) and len(data) == 2 and all(hasattr(part, "shape") for part in data):
         x, y = (torch.as_tensor(part) for part in data)
-        if len(x) != len(y) or y.ndim != 1 or not len(y):
+        if y.ndim != 1 or not x.ndim or len(x) != len(y) or not len(y):
             raise ValueError(
                 f"{argument} must be (x, y) with x (N, ...) and y (N,), N > 0; got {tuple(x.shape)}, {tuple(y.shape)}"
             )
@@ -381,6 +382,11 @@ def _batches(argument: str, data, size: int):
             f"{argument} must be a DataLoader, a Dataset or a pair (x, y), readable twice; got {type(data).__name__}"
         )
     return _Pairs(argument, data)
+
+
+def _first(args: tuple, named: dict):
+    """What a module is called on, by place or by name."""
+    return next(iter((*args, *named.values())), None)
 
 
 class _Pairs:
