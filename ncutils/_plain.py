@@ -218,9 +218,6 @@ class _Loader:
     def __init__(self, loader):
         self.loader = self.dataset = loader
 
-    def __len__(self) -> int:
-        return len(self.loader.dataset)
-
     def steps(self, config):
         """An epoch is one pass through the loader, whatever its batches."""
         return config if config.epochs is None else replace(config, steps=config.epochs * len(self.loader), epochs=None)

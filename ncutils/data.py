@@ -299,8 +299,10 @@ def save(name: str, arrays: dict[str, np.ndarray], root: Path) -> Path:
         'mine.npz'
     """
     path = root / f"{name}.npz"
+    if objects := [key for key, array in arrays.items() if np.asarray(array).dtype.hasobject]:
+        raise ValueError(f"arrays must hold numbers; got objects in {', '.join(objects)}")
     with _files.atomic(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     return path
 
 

@@ -111,7 +111,7 @@ def _fetch(name: str, root: Path, progress: bool) -> Path:
         try:
             with np.load(path) as arrays:
                 verify(name, dict(arrays), path)
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
             say(f"{name}: {path} is damaged, fetching again ({error})")
         else:
             say(f"{name}: already in {path}")

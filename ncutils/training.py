@@ -260,6 +260,7 @@ def measure_layers(network: MLP | ResNet20, data, step: int) -> list[dict]:
         [(1, 'nonlinear'), (2, 'linear'), (3, 'linear')]
     """
     _check_inputs(network, data)
+    _check_finite(list(network.parameters()))
     was_training = network.training
     network.eval()
     with torch.no_grad():

@@ -258,6 +258,7 @@ class Specification:
         batch = how.batch_size or self.data.count
         stepper = "" if self.optimizer is None else f"{custom.name(self.optimizer)}, "
         along = f"; flow time {self.flow_time:,.0f}" if self.optimizer is None else ""
+        each = f" of {self.data.count // batch} steps" if how.epochs is not None else ""
         name = f"{self.figure}: {self.shows}".rstrip(": ") if self.profile == "own" else None
         lines = [
             name or f"Figure {self.figure}, profile {self.profile}: {self.shows}",
@@ -265,7 +266,7 @@ class Specification:
             f"  network   {kind}, {layers}, width {_listed(self.widths)}",
             f"  runs      lr {_listed(self.lr)} x weight decay {decays}{swept} x {self.seeds} seeds: "
             f"{self.runs} in all",
-            f"  schedule  {self._length()} of {self.data.count // batch} steps, batch {batch}, "
+            f"  schedule  {self._length()}{each}, batch {batch}, "
             f"{stepper or f'momentum {how.momentum:g}, '}lr / "
             f"{1 / how.drop_factor if how.drop_factor else float('inf'):g} after {how.drop_at:.0%}"
             f"{along}; {how.precision or 'float32'}",

@@ -53,7 +53,7 @@ class Attack:
         return f"random start {self.start:.2g}, worst found {self.ratio:.4f}"
 
 
-@checked(restarts=integer(least=1), steps=integer(least=0), lr=number(above=0, finite=True), seed=integer(least=0))
+@checked(restarts=integer(least=1), steps=integer(least=1), lr=number(above=0, finite=True), seed=integer(least=0))
 def attack(
     sides: Callable[..., tuple[Tensor, Tensor]],
     start: Callable[[torch.Generator], Sequence[Tensor]],
@@ -82,9 +82,6 @@ def attack(
     >>> found.refuted, found.ratio > 0.999
     (False, True)
     """
-    for name, value in (("restarts", restarts), ("steps", steps)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value}")
     best, first, history = math.nan, math.nan, []
     instance: tuple[Tensor, ...] = ()
     for restart in range(restarts):
@@ -122,7 +119,7 @@ def attack(
 @checked(
     shapes=many(many(integer(least=1), least=3), least=1),
     restarts=integer(least=1),
-    steps=integer(least=0),
+    steps=integer(least=1),
     noise=number(least=0, finite=True),
     seed=integer(least=0),
 )

@@ -800,6 +800,11 @@ def _along(phase: TwoPhase, trajectory: Trajectory) -> tuple[tuple[Hypothesis, .
     decay = trajectory.objective.weight_decay
     if not math.isclose(phase.weight_decay, decay, rel_tol=1e-6):
         raise ValueError(f"phase must be {decay:g}, the trajectory's; got constants for λ = {phase.weight_decay:g}")
+    if broken := len(trajectory) - int(np.isfinite(trajectory.states).all(axis=1).sum()):
+        raise ValueError(
+            f"trajectory must have finite states; got NaN or infinite entries in {broken} of {len(trajectory)}: "
+            "did the descent diverge?"
+        )
     phase.check_start(trajectory.objective, trajectory.weights(0))
     if trajectory.step_size is None:
         hypotheses = phase.hypotheses("flow")
@@ -809,8 +814,6 @@ def _along(phase: TwoPhase, trajectory: Trajectory) -> tuple[tuple[Hypothesis, .
             Hypothesis("ηλ ≤ 1", trajectory.step_size * decay, 1.0, "<="),
             Hypothesis("descent inequality: largest violation", trajectory.descent_gap, DESCENT_ROUNDING, "<="),
         )
-    broken = len(trajectory) - int(np.isfinite(trajectory.states).all(axis=1).sum())
-    hypotheses += (Hypothesis("recorded states with NaN or infinite entries", broken, 0, "<="),)
     return hypotheses, trajectory.costs - decay * phase.m
 
 
