@@ -17,7 +17,7 @@ import pytest
 import test_fuzz as fuzz
 
 RECORDED = Path(__file__).with_name("refusals.json")
-PROBES = (-(10**12), -1, 0, 0.5, 1.5, 10**12, math.nan, math.inf, None, "x", True, [])
+PROBES = (-(10**12), -1, 0, 1, 2, 3, 0.5, 1.0, 1.5, 10**12, math.nan, math.inf, None, "x", True, [])
 # Whether these end within a second depends on the machine.
 LEFT_OUT = {"plots", "experiments.run", "experiments.cost"}
 
