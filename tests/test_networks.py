@@ -258,6 +258,126 @@ def test_a_smooth_network_of_least_slope_1_is_linear():
         torch.testing.assert_close(pre, post, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("x", "gamma", "value", "slope"),
+    [
+        (0.75, 0.2, 0.55, 0.84),
+        (-0.75, 0.2, -0.35, 0.36),
+        (2.4, 0.5, 2.2, 0.5 + 0.25 * (1 + 12 / 13)),
+        (-2.4, 0.0, -0.4, 1 / 26),
+    ],
+)
+def test_the_smooth_activation_where_its_root_is_rational(x, gamma, value, slope):
+    """1 + 0.75^2 = 1.25^2 and 1 + 2.4^2 = 2.6^2."""
+    assert smooth(torch.tensor(x, dtype=torch.float64), gamma).item() == pytest.approx(value, rel=1e-12)
+    assert smooth_derivative(torch.tensor(x, dtype=torch.float64), gamma).item() == pytest.approx(slope, rel=1e-12)
+
+
+@pytest.mark.parametrize("function", [smooth, smooth_derivative])
+def test_the_smooth_activation_takes_tensors_and_numbers_that_are_finite(function):
+    assert function(torch.zeros(2), 1e18).shape == (2,)
+    for gamma in (2e18, math.inf, -math.inf, math.nan):
+        with pytest.raises(ValueError, match=r"gamma must be at most 1e\+18, finite; got"):
+            function(torch.zeros(2), gamma)
+    with pytest.raises(TypeError, match="x must be a tensor; got"):
+        function([1.0], 0.5)
+    with pytest.raises(TypeError, match=r"gamma must be a number; got '0\.5'"):
+        function(torch.zeros(2), "0.5")
+
+
+# --- sizes, seeds and scales
+
+
+def test_what_is_not_given_is_as_documented():
+    network = MLP(5, 3, num_nonlinear=1, num_linear=1)
+    assert (network.sizes, network.seeds, network.activation, network.gamma) == ((5, 64, 3), (0,), "relu", 0.5)
+    assert {w.dtype for w in network.weights} == {torch.float32} and network.num_runs == 1
+    image = ResNet20(2, 3, num_linear=3)
+    assert (image.sizes, image.seeds, image.num_nonlinear) == ((64, 64, 64, 3), (0,), 0)
+    assert (image.activation, image.gamma) == ("relu", 0.0)
+    assert {p.dtype for p in image.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("make", [mlp, resnet])
+def test_the_first_run_is_handed_out_unless_another_is_asked_for(make):
+    network = make()
+    first, by_default, second = network.sequential(0), network.sequential(), network.sequential(1)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, by_default.state_dict()[name])
+    assert not torch.equal(first[-1].weight, second[-1].weight)
+
+
+def test_modules_have_the_sizes_of_their_weights():
+    linear = [m for m in mlp(widths=(7, 4, 9)).sequential(2) if isinstance(m, nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in linear] == [(5, 7), (7, 4), (4, 9), (9, 3)]
+    assert all(m.bias is None and m.weight.dtype == torch.float64 for m in linear)
+    kinds = [type(m) for m in mlp(activation="smooth", gamma=0.3).sequential()]
+    assert kinds == [nn.Linear, Smooth, nn.Linear, Smooth, nn.Linear, nn.Linear]
+    assert mlp(activation="smooth", gamma=0.3).sequential()[1].gamma == 0.3
+
+
+def test_weights_are_normal_numbers_of_the_seed_times_the_scale_of_their_layer():
+    """Linear layers have variance 1 / fan-in, ReLU layers 2 / fan-in, smooth ones 2 / (1 + gamma^2) / fan-in."""
+    linear, relu = mlp(num_nonlinear=0, num_linear=4), mlp()
+    steep = mlp(activation="smooth", gamma=0.75)
+    for run, seed in enumerate((3, 1, 4)):
+        drawn = torch.randn(6, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        torch.testing.assert_close(linear.weights[0][run].detach(), drawn / math.sqrt(5), rtol=1e-12, atol=0)
+    for index in range(4):
+        for network, gain in ((relu, 2.0), (steep, 2 / 1.5625)):
+            ratio = (network.weights[index] / linear.weights[index]).detach()
+            wanted = math.sqrt(gain) if index < 2 else 1.0
+            torch.testing.assert_close(ratio, torch.full_like(ratio, wanted), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_convolutions_are_normal_with_the_variance_of_their_outputs(dtype):
+    """Variance 2 / (9 outputs), whatever the precision."""
+    convolutions = [m for m in resnet(dtype=dtype).backbones[0].modules() if isinstance(m, nn.Conv2d)]
+    exact = [m for m in resnet().backbones[0].modules() if isinstance(m, nn.Conv2d)]
+    assert len(convolutions) == len(exact) == 19
+    for own, other in zip(convolutions[1:], exact[1:], strict=True):  # 2,304 numbers or more
+        assert torch.equal(own.weight, other.weight.to(dtype))
+        scaled = own.weight.detach().double() / math.sqrt(2 / (9 * own.out_channels))
+        assert scaled.square().mean().item() == pytest.approx(1, rel=0.15)
+        assert scaled.pow(4).mean().item() == pytest.approx(3, rel=0.3)  # 9/5 where it is uniform
+
+
+def test_sizes_may_be_given_by_name_and_the_others_must():
+    by_name = MLP(
+        input_dim=5, num_classes=3, num_nonlinear=2, num_linear=2, width=6, seeds=(3, 1, 4), dtype=torch.float64
+    )
+    assert all(torch.equal(a, b) for a, b in zip(by_name.weights, mlp().weights, strict=True))
+    assert ResNet20(in_channels=2, num_classes=3, num_linear=1).sizes == (64, 3)
+    for network in (MLP, ResNet20):
+        with pytest.raises(TypeError, match="takes 3 positional arguments but"):
+            network(5, 3, 2, num_nonlinear=1, num_linear=1)
+
+
+def test_the_smallest_networks_that_there_are():
+    network = MLP(1, 2, num_nonlinear=0, num_linear=2, width=1, seeds=(5,), dtype=torch.float64)
+    x = inputs(4, 1)
+    a, b = (w[0].detach() for w in network.weights)
+    torch.testing.assert_close(network(x)[0], x @ a.T @ b.T, rtol=1e-12, atol=0)
+    single, x = mlp(num_nonlinear=0, num_linear=1), inputs(4, 5)
+    assert single.num_runs == 3 and len(single.head) == 1
+    torch.testing.assert_close(single(x), x @ single.weights[0].mT, rtol=1e-12, atol=0)
+    assert ResNet20(1, 2, num_linear=1).eval()(torch.zeros(2, 1, 4, 4)).shape == (1, 2, 2)
+    for gamma in (0.0, 1.0):
+        assert mlp(activation="smooth", gamma=gamma).gamma == gamma
+
+
+def test_selected_runs_come_in_the_order_asked_for():
+    network, x = mlp(), inputs(9, 5)
+    part = network.select([2, 0])
+    assert part.seeds == (4, 3) and part.num_runs == 2 and part.sizes == network.sizes
+    torch.testing.assert_close(part(x), network(x)[[2, 0]], rtol=1e-12, atol=1e-12)
+    network, x = resnet().eval(), inputs(4, 2, 8, 8)
+    part = network.select([1, 0])
+    assert part.seeds == (1, 3) and len(part.backbones) == 2
+    torch.testing.assert_close(part(x), network(x)[[1, 0]], rtol=1e-10, atol=1e-12)
+
+
 # --- refusals
 
 
@@ -283,3 +403,65 @@ def test_refusals(call, words):
     with pytest.raises(ValueError) as caught:
         call()
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: mlp(width=0), r"layer sizes must be integers of at least 1; got \(5, 0, 0, 0, 3\)"),
+        (lambda: mlp(widths=(4, -2, 4)), r"layer sizes must be integers of at least 1; got \(5, 4, -2, 4, 3\)"),
+        (lambda: MLP(0, 3, num_nonlinear=0, num_linear=1), r"layer sizes must be integers of at least 1; got \(0, 3\)"),
+        (lambda: resnet(width=0), r"layer sizes must be integers of at least 1; got \(64, 0, 0, 3\)"),
+        (lambda: MLP(5, 1, num_nonlinear=0, num_linear=1), "num_classes must be at least 2; got 1"),
+        (lambda: mlp(num_linear=-1), "num_linear must be >= 1 and num_nonlinear >= 0; got -1 and 2"),
+        (lambda: mlp(num_linear=4, num_nonlinear=-2), "num_linear must be >= 1 and num_nonlinear >= 0; got 4 and -2"),
+        (lambda: mlp(widths=(4, 4, 4, 4)), r"widths must hold 3 hidden widths; got 4: \(4, 4, 4, 4\)"),
+        (lambda: mlp(seeds=()), r"seeds must be a tuple of at least one seed; got \(\)"),
+        (lambda: resnet(seeds=()), r"seeds must be a tuple of at least one seed; got \(\)"),
+        (lambda: mlp(gamma=-0.1), r"gamma must be in \[0, 1\]; got -0.1"),
+        (lambda: mlp(gamma=-1.0), r"gamma must be in \[0, 1\]; got -1.0"),
+        (lambda: mlp(gamma=2.0), r"gamma must be in \[0, 1\]; got 2.0"),
+        (lambda: mlp(dtype=torch.int64), "dtype must be a floating point dtype; got torch.int64"),
+        (lambda: mlp(activation="gelu"), "activation must be 'relu' or 'smooth'; got 'gelu'"),
+        (lambda: mlp().run(7), r"run must be in 0\.\.2; got 7"),
+        (lambda: mlp().select([0, -2]), r"run must be in 0\.\.2; got -2"),
+        (lambda: resnet().sequential(2), r"run must be in 0\.\.1; got 2"),
+        (lambda: mlp()(inputs(9, 6)), r"x must be \(N, 5\) or \(R, N, 5\); got \(9, 6\)"),
+        (lambda: mlp()(inputs(3, 9, 4)), r"x must be \(N, 5\) or \(R, N, 5\); got \(3, 9, 4\)"),
+        (lambda: mlp()(inputs(5)), r"x must be \(N, 5\) or \(R, N, 5\); got \(5,\)"),
+        (lambda: mlp()(inputs(1, 3, 9, 5)), r"x must be \(N, 5\) or \(R, N, 5\); got \(1, 3, 9, 5\)"),
+        (lambda: resnet()(inputs(4, 1, 8, 8)), r"x must be \(N, 2, H, W\); got \(4, 1, 8, 8\)"),
+        (lambda: resnet()(inputs(4, 2, 8)), r"x must be \(N, 2, H, W\); got \(4, 2, 8\)"),
+        (lambda: resnet()(inputs(4, 2, 1, 8, 8)), r"x must be \(N, 2, H, W\); got \(4, 2, 1, 8, 8\)"),
+        (lambda: ResNet20(0, 3, num_linear=1), "in_channels must be at least 1; got 0"),
+    ],
+)
+def test_values_out_of_range_are_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: mlp(width=6.0), "width must be an integer; got 6.0"),
+        (lambda: resnet(width=6.0), "width must be an integer; got 6.0"),
+        (lambda: mlp(seeds=3), "seeds must be a sequence; got 3"),
+        (lambda: mlp().run(1.0), "run must be an integer; got 1.0"),
+        (lambda: mlp().select(1), "runs must be a sequence; got 1"),
+        (lambda: mlp().select([1.0]), r"runs\[0\] must be an integer; got 1.0"),
+        (lambda: mlp().sequential(1.0), "run must be an integer; got 1.0"),
+        (lambda: resnet().sequential(1.0), "run must be an integer; got 1.0"),
+        (lambda: mlp().layers([1.0]), "x must be a tensor or array; got"),
+        (lambda: resnet().layers([1.0]), "x must be a tensor or array; got"),
+        (lambda: mlp().layers(inputs(9, 5).numpy()), "x must be a tensor of the weights' torch.float64; got ndarray"),
+        (lambda: mlp().layers(inputs(9, 5).float()), "x must be a tensor of the weights' torch.float64; got"),
+        (
+            lambda: mlp(dtype=torch.float32).layers(inputs(9, 5)),
+            "x must be a tensor of the weights' torch.float32; got",
+        ),
+    ],
+)
+def test_values_of_another_type_are_refused(call, words):
+    with pytest.raises(TypeError, match=words):
+        call()
