@@ -1,5 +1,7 @@
 """train() on modules, losses and optimisers of one's own: the plain engine against torch's own loop and ours."""
 
+from collections import OrderedDict
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ncutils import MLP, TrainingConfig, data, train
+from ncutils import MLP, ResNet20, TrainingConfig, data, train
 from ncutils import measure as measure_of_a_model
 from ncutils.experiments import final
 
@@ -276,3 +278,280 @@ def test_every_run_has_its_own_seed_step_size_weight_decay_and_end():
         train(alone, blobs(), one, loss=cross_entropy, measure=None, progress=False)
         for a, b in zip(together.weights, alone.weights, strict=True):
             torch.testing.assert_close(a[run], b[0], rtol=1e-12, atol=1e-12)
+
+
+# --- where a run has diverged
+
+
+class Idle(nn.Module):
+    """Returns no more than its bias; the other parameters only lie there."""
+
+    def __init__(self, bias=(0.0, 0.0, 0.0), idle=0.0, count=1):
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor(bias, dtype=torch.float64))
+        self.idle = nn.Parameter(torch.full((count,), idle, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.bias.expand(len(x), -1) + 0 * self.idle.sum()
+
+
+STILL = TrainingConfig(steps=3, lr=0.0, weight_decay=0.0, batch_size=20, warmup_steps=0, measurements=0)
+
+
+def quietly(network, samples, config, **options):
+    return train(network, samples, config, progress=False, **({"measure": None} | options))
+
+
+@pytest.mark.parametrize(
+    ("value", "gone"), [(1e6, True), (999_999.5, False), (-1e6, False), (float("-inf"), True), (float("nan"), True)]
+)
+def test_which_losses_of_a_batch_have_diverged(value, gone, capsys):
+    loss = lambda outputs, y: outputs.sum() * 0 + value  # noqa: E731
+    result = quietly(Idle(), blobs(), STILL, loss=loss)
+    assert [(d.run, d.step) for d in result.diverged] == [(0, 0)] * gone
+    if gone:
+        assert result.diverged[0].loss == value or value != value
+        assert f"run 0 diverged at step 0: loss {value:.3g}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("value", "gone"), [(1e6, True), (999_999.5, False), (-1e6, False), (float("-inf"), True)])
+def test_which_losses_at_the_end_have_diverged(value, gone):
+    """The loss is such outside of training alone; the first that is too large is told."""
+    network, later = Idle(), 3e6 if gone else value
+
+    def loss(outputs, y):
+        outside = value if len(y) == 1000 else later  # looked at in parts of a thousand samples
+        return outputs.sum() * 0 + (1.0 if network.training else outside)
+
+    samples = torch.zeros(1500, 4, dtype=torch.float64), torch.arange(1500) % 3
+    result = quietly(network, samples, STILL, loss=loss)
+    assert [(d.step, d.loss) for d in result.diverged] == [(3, value)] * gone
+    assert network.training
+
+
+@pytest.mark.parametrize(("weight", "gone"), [(1e6, True), (-1e6, True), (999_999.5, False), (-999_999.5, False)])
+def test_which_weights_have_diverged(weight, gone):
+    result = quietly(Idle(idle=weight), blobs(), STILL)
+    assert [(d.step, d.loss) for d in result.diverged] == [(3, float("inf"))] * gone
+
+
+def test_the_loss_is_looked_at_where_something_is_measured_and_at_the_end_alone():
+    seen = []
+
+    class Noting(Idle):
+        def forward(self, x):
+            if not self.training:
+                seen.append(len(x))
+            return super().forward(x)
+
+    config = replace(STILL, steps=30, measurements=3, drop_at=1.0)
+    stops = []
+    quietly(Noting(), blobs(), config, measure=lambda network, samples, step: stops.append(step) or [])
+    assert stops == [0, 1, 30] and seen == [60, 60]  # before the first step nothing has diverged
+    seen.clear()
+    quietly(Noting(), blobs(), config)
+    assert seen == [60]
+
+
+# --- one thread
+
+
+@pytest.mark.parametrize(("count", "threads"), [(999_996, 1), (999_997, 2)])
+def test_a_module_of_less_than_a_million_parameters_trains_on_one_thread(count, threads):
+    seen, before = set(), torch.get_num_threads()
+
+    def measured(network, samples, step):
+        seen.add(torch.get_num_threads())
+        return []
+
+    torch.set_num_threads(2)
+    try:
+        quietly(Idle(count=count), blobs(), replace(STILL, steps=1, measurements=1), measure=measured)
+        assert seen == {threads} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+# --- the rows
+
+
+def test_the_rows_of_a_module_are_those_of_its_places_with_the_loss_of_the_whole():
+    mine, samples = module().eval(), blobs()
+    config = replace(STILL, steps=0, lr=0.25, weight_decay=0.5)
+    with torch.no_grad():
+        outputs = mine(samples.x)
+    wanted = measure_of_a_model(mine, (samples.x, samples.y)).to_dict("records")
+    frame = train(mine, samples, config, loss=cross_entropy, progress=False).frame
+    assert frame["name"].tolist() == [row["layer"] for row in wanted] and frame["name"].iloc[-1] == "output"
+    assert frame["layer"].tolist() == list(range(len(wanted))) and len(wanted) > 2
+    for name in ("nc1", "nc2"):
+        assert frame[name].tolist() == pytest.approx([row[name] for row in wanted])
+    expected = {
+        "loss": cross_entropy(outputs, samples.y).item(),
+        "error": (outputs - torch.eye(3, dtype=torch.float64)[samples.y]).norm().item(),
+        "accuracy": (outputs.argmax(1) == samples.y).double().mean().item(),
+    }
+    for name, value in expected.items():
+        assert frame[name].tolist() == pytest.approx([value] * len(frame))
+    assert 0 < expected["accuracy"] < 1
+    for name, value in {"run": 0, "seed": 0, "lr": 0.25, "weight_decay": 0.5, "step": 0}.items():
+        assert frame[name].tolist() == [value] * len(frame)
+    # A linear layer behind no other has a product; the output has none and is linear all the same.
+    linear = [row["product_nc2"] == row["product_nc2"] or row["layer"] == "output" for row in wanted]
+    assert frame["part"].tolist() == ["linear" if part else "nonlinear" for part in linear]
+    assert set(frame["part"]) == {"linear", "nonlinear"} and not mine.training
+
+
+@pytest.mark.parametrize("loss", [lambda out, y: out.sum(1), lambda out, y: 1.0, lambda out, y: out[:0]])
+def test_a_loss_that_is_no_number_is_refused_where_nothing_is_trained_too(loss):
+    with pytest.raises(ValueError, match="loss must return one number with a gradient; got "):
+        train(module(), blobs(), replace(STILL, steps=0), loss=loss, progress=False)
+
+
+@pytest.mark.parametrize("count", [30, 120])
+def test_outputs_for_another_number_of_samples_are_refused(count):
+    class Other(nn.Linear):
+        def forward(self, x):
+            return super().forward(torch.cat([x, x])[:count])
+
+    words = rf"network must return \(N, K\), N = 60, for the squared error; got \({count}, 3\)"
+    with pytest.raises(ValueError, match=words):
+        quietly(Other(64, 3).double(), blobs(), replace(STILL, batch_size=None))
+
+
+@pytest.mark.parametrize("loss", [lambda out, y: out[:0].sum(1), lambda out, y: out])
+def test_a_loss_of_none_or_many_numbers_is_refused(loss):
+    with pytest.raises(ValueError, match=r"loss must return one number with a gradient; got Tensor of torch.float64"):
+        quietly(module(), blobs(), STILL, loss=loss)
+
+
+# --- what is given
+
+
+X, Y = torch.zeros(6, 5), torch.arange(6) % 3
+
+
+@pytest.mark.parametrize(
+    ("samples", "error", "words"),
+    [
+        ((X[:5], Y), ValueError, "data must hold as many labels as samples, at least one; got 6, 5"),
+        ((X, Y[:5]), ValueError, "data must hold as many labels as samples, at least one; got 5, 6"),
+        ((X[:0], Y[:0]), ValueError, "data must hold as many labels as samples, at least one; got 0, 0"),
+        ((X, Y - 1), ValueError, r"integer labels \(N,\) from 0 on; got torch.int64 \(6,\), least -1"),
+        ((X, Y - 2), ValueError, r"integer labels \(N,\) from 0 on; got torch.int64 \(6,\), least -2"),
+        ((X, Y.float()), ValueError, r"integer labels \(N,\) from 0 on; got torch.float32 \(6,\), least 0.0"),
+        ((X, Y[:, None]), ValueError, r"integer labels \(N,\) from 0 on; got torch.int64 \(6, 1\), least 0"),
+        ((X * torch.tensor([0, 1, torch.inf, 0, torch.nan]), Y), ValueError, "data must be finite; got 12 NaN"),
+        ((X, Y, Y), TypeError, r"data must be a Dataset, a DataLoader or a pair \(x, y\); got tuple"),
+        ((X,), TypeError, r"data must be a Dataset, a DataLoader or a pair \(x, y\); got tuple"),
+        ([[0.0], [1]], TypeError, r"data must be a Dataset, a DataLoader or a pair \(x, y\); got list"),
+        ((X, [0, 1, 2] * 2), TypeError, r"data must be a Dataset, a DataLoader or a pair \(x, y\); got tuple"),
+        ({"x": X, "y": Y}, TypeError, r"data must be a Dataset, a DataLoader or a pair \(x, y\); got dict"),
+        (torch.utils.data.DataLoader([]), ValueError, "data must hold at least one batch; got an empty loader"),
+    ],
+)
+def test_data_that_are_none(samples, error, words):
+    with pytest.raises(error, match=words):
+        quietly(nn.Linear(5, 3), samples, replace(STILL, batch_size=2), loss=cross_entropy)
+
+
+def test_pairs_that_are_data():
+    for samples in ((X.numpy(), Y.numpy()), [X, Y], (X, Y.to(torch.uint8)), (X, Y.clamp(min=1)), (X, 0 * Y)):
+        result = quietly(nn.Linear(5, 3), samples, replace(STILL, batch_size=6), loss=cross_entropy)
+        assert not result.diverged
+    whole = torch.zeros(6, 5, dtype=torch.int64)
+    embedding = nn.Sequential(nn.Embedding(4, 2), nn.Flatten(), nn.Linear(10, 3))
+    assert not quietly(embedding, (whole, Y), replace(STILL, batch_size=6), loss=cross_entropy).diverged
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch_size": 61}, "batch_size must be at most the 60 samples; got 61"),
+        ({"precision": "float32"}, "precision must be None for the plain engine: cast the module; got 'float32'"),
+        ({"precision": "bfloat16"}, "precision must be None for the plain engine: cast the module; got 'bfloat16'"),
+        ({"lr": (0.1, 0.2)}, r"lr must be one number or 1 \(one a run\); got 2"),
+    ],
+)
+def test_configurations_that_the_plain_engine_refuses(change, words):
+    with pytest.raises(ValueError, match=words):
+        quietly(module(), blobs(), replace(STILL, **change), loss=cross_entropy)
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 60}, {"precision": "float64"}, {"steps": None, "epochs": 1}])
+def test_configurations_that_the_plain_engine_takes(change):
+    assert not quietly(module(), blobs(), replace(STILL, **change), loss=cross_entropy).diverged
+
+
+def test_an_optimizer_that_wants_a_closure_is_refused():
+    with pytest.raises(ValueError, match="optimizer must step without a closure; got LBFGS"):
+        quietly(module(), blobs(), STILL, optimizer=torch.optim.LBFGS)
+    with pytest.raises(TypeError, match="optimizer must be a function or None; got int"):
+        quietly(module(), blobs(), STILL, optimizer=3)
+
+
+def test_parameters_that_are_frozen_stay_and_need_not_be_finite():
+    mine = module()
+    mine[0].weight.requires_grad_(False)
+    kept = mine[0].weight.clone()
+    before = mine[3].weight.detach().clone()
+    quietly(mine, blobs(), replace(STILL, lr=0.1), loss=cross_entropy)
+    assert torch.equal(mine[0].weight, kept) and not torch.equal(mine[3].weight, before)
+    for parameter in mine.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(ValueError, match="network must have parameters to train; got none that requires a gradient"):
+        quietly(mine, blobs(), STILL, loss=cross_entropy)
+
+
+def test_the_schedule_multiplies_the_step_size_of_any_optimizer():
+    rates = []
+
+    class Noting(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    config = TrainingConfig(steps=10, batch_size=20, warmup_steps=4, drop_at=0.6, drop_factor=0.5, measurements=0)
+    quietly(module(), blobs(), config, optimizer=partial(Noting, lr=0.2))
+    assert rates == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.2, 0.2, 0.1, 0.1, 0.1, 0.1])
+
+
+def test_a_resnet_trains_under_another_loss_run_by_run():
+    noise = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    samples = data.Dataset(noise, torch.arange(12) % 3, 3, "noise")
+
+    def made(*seeds):
+        return ResNet20(1, 3, num_nonlinear=0, num_linear=2, width=4, seeds=seeds)
+
+    config = TrainingConfig(steps=2, lr=(0.1, 0.2), batch_size=6, warmup_steps=0)
+    together = made(0, 1)
+    quietly(together, samples, config, loss=cross_entropy)
+    for run in range(2):
+        alone = made(run)
+        quietly(alone, samples, replace(config, lr=config.lr[run]), loss=cross_entropy)
+        for a, b in zip(together.weights, alone.weights, strict=True):
+            torch.testing.assert_close(a[run], b[0])
+        for (name, a), b in zip(
+            together.backbones[run].state_dict().items(), alone.backbones[0].state_dict().values(), strict=True
+        ):
+            torch.testing.assert_close(a, b, msg=name)
+
+
+def test_no_memory_for_a_look_at_the_loss_is_told():
+    class Hungry(Idle):
+        def forward(self, x):
+            if not self.training:
+                raise torch.cuda.OutOfMemoryError("no memory")
+            return super().forward(x)
+
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        quietly(Hungry(), blobs(), STILL)
+
+
+@pytest.mark.parametrize("names", [("zeta", "zoo", "up", "way"), ("a", "b", "c", "d")])
+def test_what_a_layer_is_called_does_not_make_it_linear(names):
+    layers = nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 6, bias=False), nn.Linear(6, 3, bias=False)
+    named = nn.Sequential(OrderedDict(zip(names, layers, strict=True))).double()
+    frame = train(named, blobs(), replace(STILL, steps=0), progress=False).frame
+    assert frame["name"].tolist() == [*(f"{names[index]}.input" for index in (0, 2, 3)), "output"]
+    assert frame["part"].tolist() == ["nonlinear", "linear", "linear", "linear"]

@@ -5,10 +5,12 @@ import functools
 import itertools
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -882,3 +884,647 @@ def test_labels_need_not_begin_at_0_where_nothing_is_measured():
     some = data.y > 0
     few = replace(data, x=data.x[some], y=data.y[some])
     assert not quietly(mlp(), few, replace(CONFIG, batch_size=None), measure=None).diverged
+
+
+# --- where the ranges end
+
+
+def test_what_is_not_given_is_what_the_class_says():
+    assert TrainingConfig(steps=4) == TrainingConfig(
+        steps=4, lr=0.05, weight_decay=0.0018, momentum=0.9, batch_size=100, warmup_steps=300, drop_at=0.8,
+        drop_factor=0.1, measurements=20, precision=None, epochs=None,
+    )  # fmt: skip
+    result = training.TrainingResult(mlp(), [])
+    assert (result.seconds, result.diverged) == (0.0, [])
+    assert training.SAVE_EVERY == 60  # once a minute, as train() says
+
+
+@pytest.mark.parametrize("made", [TrainingConfig(steps=4), Divergence(0, 3, 2e6)])
+def test_a_configuration_and_a_divergence_do_not_change(made):
+    with pytest.raises(AttributeError, match="cannot assign to field"):
+        setattr(made, next(iter(made.__dataclass_fields__)), 5)
+    assert hash(made) == hash(replace(made))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 0},
+        {"steps": None, "epochs": 0},
+        {"warmup_steps": 0},
+        {"warmup_steps": 1},
+        {"momentum": 0.0},
+        {"momentum": 0.999},
+        {"batch_size": 1},
+        {"batch_size": None},
+        {"drop_at": 0.0},
+        {"drop_at": 1.0},
+        {"drop_factor": 0.0},
+        {"drop_factor": 3.0},
+        {"measurements": 0},
+        {"measurements": 1_000_000},
+        {"lr": 0.0},
+        {"lr": (0.0, 0.1)},
+        {"weight_decay": 0.0},
+        {"precision": "float32"},
+        {"precision": "float64"},
+        {"precision": "bfloat16"},
+    ],
+)
+def test_the_ends_of_the_ranges_are_allowed(changes):
+    config = TrainingConfig(**({"steps": 5} | changes))
+    assert all(getattr(config, name) == value for name, value in changes.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"epochs": 3}, "one of steps and epochs must be given; got 5 and 3"),
+        ({"steps": None}, "one of steps and epochs must be given; got None and None"),
+        ({"steps": None, "epochs": -1}, "epochs must be an integer >= 0; got -1"),
+        ({"steps": 2.5}, "steps must be an integer >= 0; got 2.5"),
+        ({"warmup_steps": -1}, "warmup_steps must be an integer >= 0; got -1"),
+        ({"momentum": 1.5}, "momentum must be in [0, 1); got 1.5"),
+        ({"momentum": -1.0}, "momentum must be in [0, 1); got -1.0"),
+        ({"batch_size": -1}, "batch_size must be None or >= 1; got -1"),
+        ({"drop_at": -0.1}, "drop_at must be in [0, 1] and drop_factor finite and >= 0; got -0.1, 0.1"),
+        ({"drop_at": 1.01}, "drop_at must be in [0, 1] and drop_factor finite and >= 0; got 1.01, 0.1"),
+        ({"drop_factor": -0.1}, "drop_at must be in [0, 1] and drop_factor finite and >= 0; got 0.8, -0.1"),
+        ({"measurements": 1_000_001}, "measurements must be >= 0 and at most 1,000,000; got 1000001"),
+        ({"lr": float("inf")}, "lr must be finite and >= 0; got inf"),
+        ({"lr": [0.1, -0.5]}, "lr must be finite and >= 0; got [0.1, -0.5]"),
+    ],
+)
+def test_beyond_the_ends_of_the_ranges(changes, words):
+    with pytest.raises(ValueError) as caught:
+        TrainingConfig(**({"steps": 5} | changes))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "samples", "steps"), [(30, 100, 9), (100, 100, 3), (1, 1, 3), (None, 7, 3), (20, 41, 6)]
+)
+def test_epochs_are_passes_of_whole_batches(batch_size, samples, steps):
+    config = TrainingConfig(epochs=3, batch_size=batch_size, lr=0.2)
+    assert config.for_samples(samples) == TrainingConfig(steps=steps, batch_size=batch_size, lr=0.2)
+    assert config.for_samples(samples).total == steps
+    known = TrainingConfig(steps=2, batch_size=500)
+    assert known.for_samples(samples) is known
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda c: c.for_samples(0), "samples must be at least 1; got 0"),
+        (lambda c: c.for_samples(29), "batch_size must be at most the 29 samples; got 30"),
+        (lambda c: c.total, r"steps must be known: use for_samples\(N\); got epochs=3"),
+        (lambda c: c.per_run("momentum", 2), "name must be one of 'lr', 'weight_decay'; got 'momentum'"),
+        (lambda c: c.per_run("lr", 0), "runs must be at least 1; got 0"),
+        (lambda c: c.per_run("lr", 1), r"lr must be one number or 1 \(one a run\); got 2: \(0.1, 0.2\)"),
+        (lambda c: c.per_run("lr", 3), r"lr must be one number or 3 \(one a run\); got 2: \(0.1, 0.2\)"),
+        (lambda c: training.learning_rate_factor(replace(c, epochs=None, steps=5), -1), "step must be at least 0"),
+    ],
+)
+def test_questions_that_a_configuration_does_not_answer(call, words):
+    with pytest.raises(ValueError, match=words):
+        call(TrainingConfig(epochs=3, batch_size=30, lr=(0.1, 0.2)))
+
+
+def test_arguments_of_another_kind_are_named():
+    with pytest.raises(TypeError, match="config must be a TrainingConfig; got 'x'"):
+        training.measurement_steps("x")
+    with pytest.raises(TypeError, match="data must be a Dataset, with x, y, num_classes; got SimpleNamespace, without"):
+        training.measure_layers(mlp(), SimpleNamespace(x=torch.zeros(3, 5), y=torch.arange(3)), 0)
+    with pytest.raises(TypeError, match="config must be a TrainingConfig; got 3"):
+        quietly(mlp(), small_data(), 3)
+    with pytest.raises(TypeError, match=r"network must be an nn.Module; got str"):
+        quietly("net", small_data())
+    with pytest.raises(TypeError, match=r"data must be a Dataset\(x, y, num_classes, name\); got tuple, without x, y"):
+        quietly(mlp(), (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("steps", "count", "drop_at", "stops"),
+    [
+        (1000, 5, 0.8, [0, 1, 10, 100, 800, 1000]),
+        (100, 5, 0.8, [0, 1, 5, 22, 80, 100]),  # 100^(i/3)
+        (10, 0, 0.8, [10]),
+        (10, 1, 0.8, [0, 8, 10]),
+        (10, 2, 0.8, [0, 1, 8, 10]),
+        (10, 3, 0.8, [0, 1, 8, 10]),
+        (10, 4, 0.8, [0, 1, 3, 8, 10]),
+        (11, 1, 0.5, [0, 6, 11]),
+        (7, 1, 0.0, [0, 7]),
+        (7, 1, 1.0, [0, 7]),
+        (1, 6, 0.8, [0, 1]),
+        (0, 6, 0.8, [0]),
+    ],
+)
+def test_where_is_measured(steps, count, drop_at, stops):
+    assert training.measurement_steps(TrainingConfig(steps, measurements=count, drop_at=drop_at)) == stops
+
+
+def test_the_step_size_while_it_warms_up_and_after_the_drop():
+    config = TrainingConfig(steps=10, warmup_steps=8, drop_at=0.55, drop_factor=0.5)
+    factors = [training.learning_rate_factor(config, step) for step in range(10)]
+    assert factors == pytest.approx([1 / 8, 2 / 8, 3 / 8, 4 / 8, 5 / 8, 6 / 8, 7 / 16, 8 / 16, 0.5, 0.5])
+    assert training.learning_rate_factor(replace(config, warmup_steps=1), 0) == 1.0
+    assert training.learning_rate_factor(replace(config, warmup_steps=0, drop_at=0.0), 0) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("sizes", "nonlinear", "flops", "by_layers"),
+    [
+        # three products a ReLU layer, two at the first; in the head those of 4 rows in the place of 10
+        ((5, 7, 4), 1, 10 * (2 * 2 * 35 + 3 * 2 * 28), 10 * (2 * 2 * 35 + 3 * 2 * 28)),
+        ((5, 7, 3, 4), 1, 10 * (140 + 168) + 12 * 42, 10 * (140 + 126 + 72)),
+        ((5, 7, 3, 4), 2, 10 * (140 + 126 + 72), 10 * (140 + 126 + 72)),
+        ((5, 7, 3, 4), 0, 10 * 2 * 40 + 12 * (70 + 42), 10 * (140 + 126 + 72)),
+        ((5, 4), 0, 10 * 2 * 40, 10 * 2 * 40),
+    ],
+)
+def test_step_flops_counted_by_hand(sizes, nonlinear, flops, by_layers):
+    assert training.step_flops(sizes, nonlinear, 10) == flops
+    assert training.step_flops(sizes, nonlinear, 10, layer_by_layer=True) == by_layers
+
+
+# --- what is too large
+
+
+def one_layer(first, second, dtype=torch.float64, runs=2):
+    """A network x -> (w x, v x) whose last run has these weights and whose others have small ones."""
+    network = MLP(1, 2, num_nonlinear=0, num_linear=1, seeds=tuple(range(runs)), dtype=dtype)
+    network.weights[0].data.fill_(0.5)
+    network.weights[0].data[-1] = torch.tensor([[first], [second]])
+    return network
+
+
+STILL = TrainingConfig(steps=1, lr=0.0, weight_decay=0.0, batch_size=2, warmup_steps=0)
+
+
+def twice(x):
+    """Two equal samples of class 0."""
+    return Classification(torch.full((2, 1), x, dtype=torch.float64), torch.zeros(2, dtype=torch.int64), 2, "twice")
+
+
+@pytest.mark.parametrize("engine", ["sequential", "stacked", "plain"])
+@pytest.mark.parametrize(
+    ("x", "first", "second", "loss"),
+    [
+        (1.0, 1001.0, 1000.0, 1e6),  # half of 1000^2 + 1000^2
+        (1.0, 1001.0, 999.9995, None),  # half a unit less
+        (0.0, 1e6, 0.0, float("inf")),  # a weight that no loss tells of
+        (0.0, 0.0, -1e6, float("inf")),
+        (0.0, 999_999.5, 0.0, None),
+    ],
+)
+def test_a_loss_or_a_weight_of_a_million_has_diverged_and_a_little_less_has_not(engine, x, first, second, loss):
+    network = one_layer(first, second)
+    still = functools.partial(torch.optim.SGD, lr=0.0)
+    options = {"optimizer": still} if engine == "plain" else {"engine": engine}
+    result = quietly(network, twice(x), STILL, measure=None, **options)
+    step = 0 if engine == "plain" and x else 1  # its first batch tells at once
+    assert [(d.run, d.step, d.loss) for d in result.diverged] == ([] if loss is None else [(1, step, loss)])
+
+
+@pytest.mark.parametrize(("weight", "gone"), [(-1e6, True), (-999_999.5, False)])
+def test_a_weight_of_a_million_in_a_resnet_has_diverged(weight, gone):
+    network = resnet(seeds=(3,))
+    network.weights[0].data[0, 0, 0] = weight
+    for layer in network.weights[1:]:
+        layer.data.zero_()
+    result = quietly(network, small_images(), replace(STILL, batch_size=6), measure=None)
+    assert bool(result.diverged) == gone
+
+
+def test_the_loss_that_a_resnet_diverged_with_is_that_of_its_batch():
+    network, data = resnet(seeds=(3,), num_nonlinear=0, num_linear=1), small_images()
+    network.weights[0].data.mul_(1e5)
+    with torch.no_grad():
+        outputs = network.sequential(0).train()(data.x)
+    expected = (outputs - data.one_hot()).square().sum().item() / (2 * 12)
+    (gone,) = quietly(network, data, replace(STILL, batch_size=None), measure=None).diverged
+    assert gone.loss == pytest.approx(expected, rel=1e-9) and gone.loss > 1e6
+
+
+@pytest.mark.parametrize("engine", ["sequential", "stacked"])
+def test_every_fiftieth_step_is_looked_at_whatever_is_measured_between(engine):
+    """Weights broken at the measurement of step 1 are noticed at step 50, and training ends there."""
+    config = replace(CONFIG, steps=400, measurements=2, drop_at=1.0)
+
+    def breaking(network, data, step):
+        if step == 1:
+            for weight in network.weights:
+                weight.data.fill_(1e7)
+        return [{"run": 0, "step": step}]
+
+    taken = []
+    kind = training._DenseTrainer
+    with pytest.MonkeyPatch.context() as patch:
+        step = kind.step
+        patch.setattr(kind, "step", lambda self, number: (taken.append(number), step(self, number)))
+        result = quietly(mlp(seeds=(0,)), small_data(), config, measure=breaking, engine=engine)
+    assert [d.step for d in result.diverged] == [50] and taken == list(range(50))
+    assert [row["step"] for row in result.rows] == [0, 1]
+
+
+# --- what is told meanwhile, and how often
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """The bars that were made; each counts what it was told."""
+    made = []
+
+    class Bar(nullcontext):
+        def __init__(self, **options):
+            super().__init__(self)
+            self.options, self.moves = options, []
+            made.append(self)
+
+        def update(self, count):
+            self.moves.append(count)
+
+    monkeypatch.setattr("tqdm.tqdm", Bar)
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    return made
+
+
+@pytest.mark.parametrize("engine", ["sequential", "stacked", "plain"])
+@pytest.mark.parametrize("measure", [None, norms])
+def test_the_bar_is_full_at_the_end(engine, measure, bars):
+    options = {"loss": torch.nn.functional.cross_entropy} if engine == "plain" else {"engine": engine}
+    train(mlp(), small_data(), CONFIG, measure=measure, **options)
+    (bar,) = bars
+    assert bar.options == {"total": 31 * (1 if engine == "stacked" else 3), "unit": "step", "disable": False,
+                           "leave": False}  # fmt: skip
+    assert sum(bar.moves) == bar.options["total"]
+    if engine == "plain":
+        assert set(bar.moves) == {1}
+
+
+@pytest.mark.parametrize("engine", ["sequential", "stacked"])
+def test_the_bar_is_full_where_runs_diverged_and_where_training_was_resumed(engine, bars, tmp_path):
+    config = replace(CONFIG, steps=120, lr=1e3)
+    assert len(train(mlp(), small_data(), config, engine=engine, measure=None).diverged) == 3
+    for _ in range(2):
+        train(mlp(), small_data(), engine=engine, measure=norms, checkpoint=tmp_path / "c", config=CONFIG)
+    assert [sum(bar.moves) for bar in bars] == [bar.options["total"] for bar in bars]
+
+
+@pytest.mark.parametrize(
+    ("progress", "setting", "disabled"),
+    [(True, None, False), (True, "", False), (True, "0", False), (True, "1", True), (False, None, True)],
+)
+def test_when_the_bar_is_silent(progress, setting, disabled, bars, monkeypatch):
+    if setting is not None:
+        monkeypatch.setenv("TQDM_DISABLE", setting)
+    train(mlp(), small_data(), replace(CONFIG, steps=1), measure=None, progress=progress)
+    assert [bar.options["disable"] for bar in bars] == [disabled]
+
+
+def test_without_tqdm_there_is_no_bar(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert not train(mlp(), small_data(), replace(CONFIG, steps=1), measure=None).diverged
+
+
+@pytest.mark.parametrize("options", [{}, {"loss": torch.nn.functional.cross_entropy}])
+def test_the_seconds_are_those_that_it_took(options):
+    before = time.perf_counter()
+    seconds = quietly(mlp(), small_data(), **options).seconds
+    assert 0 < seconds <= time.perf_counter() - before
+
+
+@pytest.mark.parametrize(
+    ("every", "saved"), [(50, [0, 100, 200, 300, 400]), (49, [0, 50, 100, 150, 200, 250, 300, 350, 400])]
+)
+def test_checkpoints_lie_more_than_so_many_seconds_apart(every, saved, tmp_path, monkeypatch):
+    """On a clock that moves by a second a step; the marks where one may be written are every fiftieth step."""
+    now, found = [1000.0], []
+    step, save = training._DenseTrainer.step, training._Checkpoint.save
+
+    def ticking(self, number):
+        now[0] += 1
+        step(self, number)
+
+    def noting(self, number, state):
+        found.append(state["step"])
+        save(self, number, state)
+
+    monkeypatch.setattr(training._DenseTrainer, "step", ticking)
+    monkeypatch.setattr(training._Checkpoint, "save", noting)
+    monkeypatch.setattr(training, "SAVE_EVERY", every)
+    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter)
+    monkeypatch.setattr(training, "time", clock)
+    config = replace(CONFIG, steps=400, measurements=1, drop_at=1.0)
+    quietly(mlp(seeds=(0,)), small_data(), config, measure=norms, checkpoint=tmp_path / "c")
+    assert found == saved
+
+
+def test_which_engine_is_taken():
+    for engine, together in (("auto", {1}), ("sequential", {1}), ("stacked", {3})):
+        seen = set()
+
+        def measure(network, data, step, seen=seen):
+            seen.add(network.num_runs)
+            return []
+
+        quietly(mlp(), small_data(), replace(CONFIG, steps=1), measure=measure, engine=engine)
+        assert seen == together
+    for engine in ("stacked", "sequential", "always"):
+        with pytest.raises(
+            ValueError, match=f"checkpoint, engine must be None, 'auto' with a loss.*got None, '{engine}'"
+        ):
+            quietly(mlp(), small_data(), loss=torch.nn.functional.cross_entropy, engine=engine)
+
+
+@pytest.mark.parametrize(
+    ("make", "threads"),
+    [
+        (lambda: MLP(5, 3, num_nonlinear=1, num_linear=2, width=256, dtype=torch.float64), 1),
+        (lambda: MLP(5, 3, num_nonlinear=1, num_linear=2, width=257, dtype=torch.float64), 2),
+        (lambda: MLP(5, 3, num_nonlinear=1, num_linear=2, widths=(257, 4), dtype=torch.float64), 2),
+        (lambda: MLP(300, 3, num_nonlinear=1, num_linear=2, width=4, dtype=torch.float64), 1),
+        (lambda: resnet(seeds=(0,)), 2),
+    ],
+)
+def test_which_networks_train_on_one_thread(make, threads):
+    seen, before, network = set(), torch.get_num_threads(), make()
+
+    def measure(*_):
+        seen.add(torch.get_num_threads())
+        return []
+
+    if isinstance(network, MLP):
+        data = gaussian(4, num_classes=3, dim=network.sizes[0], dtype=torch.float64)
+    else:
+        data = small_images()
+    torch.set_num_threads(2)
+    try:
+        quietly(network, data, replace(CONFIG, steps=0), measure=measure)
+        assert seen == {threads} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_shuffling_ahead_shuffles_each_epoch_once():
+    shuffled = []
+
+    class Noting(training._Batches):
+        def _shuffle(self, epoch):
+            shuffled.append(epoch)
+            return super()._shuffle(epoch)
+
+    ahead = Noting((3, 1), 23, 5, "cpu")
+    ahead.ahead = training.ThreadPoolExecutor(1)
+    for step in range(16):
+        ahead(step)
+    ahead.ahead.shutdown()
+    assert shuffled == [0, 1, 2, 3, 4]
+
+
+# --- checkpoints of whatever a measure returns
+
+
+def test_rows_of_every_kind_come_back_from_a_checkpoint(tmp_path):
+    values = {
+        "none": None,
+        "flags": [True, False],
+        "whole": 3,
+        "real": 0.1,
+        "text": "a",
+        "pair": (1, "b", [2.5]),
+        "tensor": torch.arange(3, dtype=torch.float32),
+        "array": np.arange(6, dtype=np.int32).reshape(2, 3),
+        "scalar": np.float32(0.25),
+        "inside": {1: {"deep": (torch.ones(2),)}, "x": [None]},
+    }
+
+    def measure(network, data, step):
+        return [{"run": 0, "step": step, **values}]
+
+    for _ in range(2):  # computed, then read
+        result = quietly(
+            mlp(seeds=(0,)), small_data(), replace(CONFIG, steps=1), measure=measure, checkpoint=tmp_path / "c"
+        )
+    for row in result.rows:
+        for name in ("none", "flags", "whole", "real", "text", "pair"):
+            assert row[name] == values[name] and type(row[name]) is type(values[name])
+        assert torch.equal(row["tensor"], values["tensor"]) and row["tensor"].dtype == torch.float32
+        np.testing.assert_array_equal(row["array"], values["array"])
+        assert isinstance(row["array"], np.ndarray) and row["array"].dtype == np.int32
+        assert row["scalar"] == 0.25 and type(row["scalar"]) is np.float32
+        assert list(row["inside"]) == [1, "x"] and row["inside"]["x"] == [None]
+        (tensor,) = row["inside"][1]["deep"]
+        assert torch.equal(tensor, torch.ones(2))
+
+    def strange(network, data, step):
+        return [{"run": 0, "what": {1, 2}}]
+
+    with pytest.raises(TypeError, match=r"rows must hold numbers, strings, lists, .*; got \{1, 2\}"):
+        quietly(mlp(seeds=(0,)), small_data(), measure=strange, checkpoint=tmp_path / "d")
+
+
+def test_a_checkpoint_names_the_trainings_by_sixteen_digits(tmp_path):
+    quietly(mlp(), small_data(), checkpoint=tmp_path / "c")
+    words = r"fingerprint [0-9a-f]{16}, expected [0-9a-f]{16}\): move it away"
+    with pytest.raises(ValueError, match=words):
+        quietly(mlp(), small_data(), replace(CONFIG, lr=0.5), checkpoint=tmp_path / "c")
+
+
+def test_a_checkpoint_of_samples_whose_weighted_sum_is_the_same_is_refused(tmp_path):
+    """Every sum over the pixels is the same too; those over the samples are not."""
+    data = small_data()
+    data = replace(data, x=data.x.round())
+    x = data.x.clone()
+    x[0, 0], x[0, 1] = x[0, 0] + 2, x[0, 1] - 2
+    x[1, 0], x[1, 1] = x[1, 0] - 1, x[1, 1] + 1
+    quietly(mlp(), data, checkpoint=tmp_path / "c")
+    with pytest.raises(ValueError, match="belongs to another training"):
+        quietly(mlp(), replace(data, x=x), checkpoint=tmp_path / "c")
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_training_starts_afresh(tmp_path):
+    path, config = tmp_path / "c", replace(CONFIG, steps=1)
+    expected = quietly(mlp(), small_data(), config, measure=norms, checkpoint=path)
+    written = path.read_bytes()
+    middle = len(written) // 2
+    flipped = [written[:middle] + bytes([written[middle] ^ (1 << bit)]) + written[middle + 1 :] for bit in range(8)]
+    for damaged in (written[:-1], b"", *flipped):
+        path.write_bytes(damaged)
+        with pytest.warns(
+            UserWarning, match=r"c is damaged \(its contents are not those that were.*; kept as c.damaged"
+        ):
+            result = quietly(mlp(), small_data(), config, measure=norms, checkpoint=path)
+        assert repr(result.rows) == repr(expected.rows) and (tmp_path / "c.damaged").read_bytes() == damaged
+
+
+def test_a_checkpoint_knows_the_first_number_of_a_measure_and_what_it_was_given():
+    def returning(what):
+        scope = {}
+        exec(f"def measure(network, data, step):\n    return {what}\nshort = lambda network, data, step: {what}", scope)
+        return scope["measure"], scope["short"]
+
+    for one, other in zip(returning(5), returning(6), strict=True):
+        assert training._says(one) != training._says(other)
+
+    def given(module, *values, **named):
+        def measure(*_):
+            return []
+
+        measure.__module__ = module
+        return training._says(functools.partial(measure, *values, **named))
+
+    for module in ("mine", "zoo", "zoo.ncutils"):
+        says = [given(module, 1), given(module, 2), given(module, by=1), given(module, by=2), given(module, to=1)]
+        assert len(set(says)) == 5 and given(module, a=1, b="x") == given(module, b="x", a=1)
+    for module in ("ncutils", "ncutils.experiments"):  # whose options are known otherwise
+        assert given(module, 1) == given(module, by=2)
+
+
+def test_a_resnet_takes_one_run_after_the_other_whatever_the_engine():
+    ends = []
+    for engine in ("sequential", "stacked"):
+        seen, network = set(), resnet()
+
+        def measure(part, data, step, seen=seen):
+            seen.add(part.num_runs)
+            return []
+
+        quietly(network, small_images(), replace(CONFIG, steps=2, batch_size=6), measure=measure, engine=engine)
+        ends.append(network)
+        assert seen == {1}
+    same(*ends)
+
+
+# --- measurements of shapes that are seldom
+
+
+@pytest.mark.parametrize("block", [1, 2**27])
+def test_every_run_may_have_inputs_of_its_own(block, monkeypatch):
+    monkeypatch.setattr(training, "_BLOCK", block)
+    data, network = small_data(), mlp()
+    x = torch.stack([data.x, 2 * data.x.roll(1, 1), data.x - 1])
+    rows = training.measure_layers(network, replace(data, x=x), 3)
+    for run in range(3):
+        alone = training.measure_layers(network.run(run), replace(data, x=x[run]), 3)
+        same_rows([row | {"run": run} for row in alone], [row for row in rows if row["run"] == run])
+
+
+@pytest.mark.parametrize("block", [1, 2**27])
+def test_a_resnet_of_many_samples_is_measured_whole(block, monkeypatch):
+    monkeypatch.setattr(training, "_BLOCK", block)
+    draw = torch.Generator().manual_seed(2)
+    x = torch.randn(2002, 1, 4, 4, generator=draw)  # more than go through the backbone at once
+    data = Classification(x, torch.arange(2002) % 3, 3, "noise")
+    network = ResNet20(1, 3, num_nonlinear=1, num_linear=1, width=4, seeds=(0, 1)).eval()
+    with torch.no_grad():
+        layers = network.layers(x)
+    for row in training.measure_layers(network, data, 0):
+        post = layers.post[row["layer"] - 1][row["run"]]
+        assert row["nc2"] == pytest.approx(metrics.nc2(post, data.y).item(), rel=1e-4)
+
+
+def test_features_that_are_not_finite_are_counted():
+    data = small_data()
+    data.x[4, 1] = float("nan")
+    with pytest.raises(ValueError, match="preactivations must be finite; got 6 NaN"):
+        training.measure_layers(mlp(seeds=(0,)), data, 0)
+
+
+# --- data that do not fit
+
+
+def loose(x, y, classes=3):
+    return SimpleNamespace(x=x, y=y, num_classes=classes)
+
+
+LABELS = torch.arange(6) % 3
+POINTS = torch.zeros(6, 5, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (loose(POINTS[:5], LABELS), "data must hold as many labels as samples, at least one; got 6, 5"),
+        (loose(POINTS, LABELS[:5]), "data must hold as many labels as samples, at least one; got 5, 6"),
+        (loose(POINTS[:0], LABELS[:0]), "data must hold as many labels as samples, at least one; got 0, 0"),
+        (loose(POINTS, LABELS.int()), "data.y must be int64 in 0..2; got torch.int32, 0..2"),
+        (loose(POINTS, LABELS + 1), "data.y must be int64 in 0..2; got torch.int64, 1..3"),
+        (loose(POINTS, LABELS - 1), "data.y must be int64 in 0..2; got torch.int64, -1..1"),
+        (loose(POINTS, LABELS - 2), "data.y must be int64 in 0..2; got torch.int64, -2..0"),
+        (loose(POINTS, 2 * LABELS), "data.y must be int64 in 0..2; got torch.int64, 0..4"),
+        (
+            loose(POINTS + torch.tensor([0, float("inf"), 0, 0, float("nan")]), LABELS),
+            "data.x must be finite; got 12 NaN",
+        ),
+        (loose(POINTS[:, 0], LABELS), "an MLP trains on x (N, d); got (6,)"),
+        (loose(POINTS.expand(6, 6, 5), LABELS), "an MLP trains on x (N, d); got (6, 6, 5)"),
+        (loose(POINTS[:, :4], LABELS), "data.x must be (N, 5), the inputs of the network; got (6, 4)"),
+        (loose(POINTS, LABELS, 4), "the network has 3 outputs, the data 4 classes"),
+    ],
+)
+def test_data_that_an_mlp_cannot_train_on(data, words):
+    with pytest.raises(ValueError) as caught:
+        quietly(mlp(), data, replace(CONFIG, batch_size=None))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "words"),
+    [
+        (mlp, (6,), "data.x must be (N, 5), the inputs of the network; got (6,)"),
+        (mlp, (5,), "data.x must be (N, 5), the inputs of the network; got (5,)"),
+        (mlp, (3, 2, 6, 5), "data.x must be (N, 5), the inputs of the network; got (3, 2, 6, 5)"),
+        (mlp, (3, 5, 6), "data.x must be (N, 5), the inputs of the network; got (3, 5, 6)"),
+        (mlp, (6, 6), "data.x must be (N, 5), the inputs of the network; got (6, 6)"),
+        (resnet, (6, 2, 8), "data.x must be (N, 2, H, W); got (6, 2, 8)"),
+        (resnet, (6, 2, 8, 8, 1), "data.x must be (N, 2, H, W); got (6, 2, 8, 8, 1)"),
+        (resnet, (6, 1, 8, 8), "data.x must be (N, 2, H, W); got (6, 1, 8, 8)"),
+        (resnet, (6, 3, 2, 2), "data.x must be (N, 2, H, W); got (6, 3, 2, 2)"),
+    ],
+)
+def test_shapes_that_a_network_is_not_measured_on(network, shape, words):
+    x = torch.zeros(shape, dtype=torch.float64)
+    with pytest.raises(ValueError) as caught:
+        training.measure_layers(network(), loose(x, torch.arange(len(x)) % 3), 0)
+    assert words in str(caught.value)
+
+
+def test_the_largest_rate_that_the_precision_holds_is_allowed():
+    largest = torch.finfo(torch.float32).max
+    config = TrainingConfig(steps=0, lr=largest, weight_decay=largest, batch_size=5)
+    assert not quietly(mlp(dtype=torch.float32), small_data(torch.float32), config, measure=None).diverged
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "fits"),
+    [
+        ("float64", torch.float64, True),
+        ("float64", torch.float32, False),
+        ("float32", torch.float32, True),
+        ("float32", torch.float64, False),
+        ("bfloat16", torch.float32, True),
+        ("bfloat16", torch.float64, False),
+        (None, torch.float32, True),
+        (None, torch.float64, True),
+    ],
+)
+def test_the_precision_asked_for_is_that_of_the_network(precision, dtype, fits):
+    refused = pytest.raises(ValueError, match=f"precision '{precision}' must be that of the network; got weights of")
+    with nullcontext() if fits else refused:
+        quietly(mlp(dtype=dtype), small_data(dtype), replace(CONFIG, steps=1, precision=precision), measure=None)
+
+
+def test_the_weights_that_are_not_finite_are_counted():
+    network = mlp()
+    network.weights[0].data[0, 0, 0] = network.weights[3].data[2, 1, 1] = float("inf")
+    with pytest.raises(ValueError, match="finite weights; got NaN or infinite ones in 2 of 5"):
+        quietly(network, small_data())
+
+
+def test_a_network_whose_weights_are_not_finite_is_not_measured():
+    network, data = MLP(5, 3, num_nonlinear=1, num_linear=2, width=6), gaussian(8, num_classes=3, dim=5)
+    network.weights[1].data[0, 2] = torch.nan
+    with pytest.raises(ValueError, match="network must have finite weights; got NaN or infinite ones in 1 of 3"):
+        training.measure_layers(network, data, 0)
