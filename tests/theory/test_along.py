@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from ncutils import data, networks, plots, theory, training
+from ncutils.theory.along import evaluate
 
 matplotlib.use("Agg")
 
@@ -50,3 +51,26 @@ def test_bounds_draws_only_what_is_said():
     with pytest.raises(ValueError, match="got none"):
         plots.bounds(pd.DataFrame(rows)[:0])
     matplotlib.pyplot.close("all")
+
+
+def test_statements_come_in_their_order_and_those_of_one_form_once(history):
+    _, network, points = history
+    head = theory.LinearHead.of(network.sequential(0), points.x, points.y)
+    checks = evaluate(head, (theory.layer_conditioning, theory.theorem_3_1_nc1), ("sharp", "paper"))
+    assert [check.form for check in checks] == ["sharp", "sharp", "paper"]
+    assert checks[0] == theory.layer_conditioning(head) and checks[2] == theory.theorem_3_1_nc1(head, "paper")
+    with pytest.raises(TypeError, match=r"statements\[1\] must be a function; got 3"):
+        evaluate(head, (theory.layer_conditioning, 3))
+    with pytest.raises(TypeError, match="head must be a LinearHead; got 3"):
+        evaluate(3, ())
+
+
+def test_rows_say_their_run_and_step_and_hold_the_numbers_that_were_asked_for(history):
+    _, network, points = history
+    measure = theory.along(theory.theorem_3_1_nc1, forms=("sharp",), columns={"depth": lambda head: head.depth})
+    rows = measure(network, points, 7)
+    assert [(row["run"], row["step"], row["depth"]) for row in rows] == [(0, 7, 2.0), (1, 7, 2.0)]
+    for run, row in enumerate(rows):
+        check = theory.theorem_3_1_nc1(theory.LinearHead.of(network.sequential(run), points.x, points.y))
+        assert row["ratio"] == check.ratio and {name: row[name] for name in check.row()} == check.row()
+    assert rows[0]["measured"] != rows[1]["measured"]

@@ -4,10 +4,12 @@ import copy
 import dataclasses
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
+from heads import in_columns, norm, uneven_head
 from torch import nn
 
 from ncutils.networks import MLP, ResNet20
@@ -20,6 +22,7 @@ from ncutils.theory import (
     theorem_3_1_conditioning,
     theorem_5_2_posteriori,
 )
+from ncutils.theory.certify import extract
 
 QUANTITIES = ["nc1", "kappa_W_L", "nc2", "nc3", "kappa_head", "ntk"]
 COLUMNS = [
@@ -603,3 +606,499 @@ def test_the_last_layer_is_given_the_stronger_of_its_two_sharp_bounds():
             assert (found.statement, found.bound) == (strongest.statement, strongest.bound)
             winners.add(strongest.statement)
     assert len(winners) == 2
+
+
+# --- what the certificate says, word by word
+
+
+def uneven_certificate(noise=1e-3, depth=4):
+    head = uneven_head(0, noise=noise, depth=depth)
+    return certify((list(head.weights), head.features), None, head.y)
+
+
+def test_the_summary_gives_the_numbers_of_the_head():
+    certificate = uneven_certificate()
+    c = in_columns(certificate.head)
+    radius = max([*c.norms, norm(c.z[-2]), norm(c.z[-3])])
+    assert repr(certificate).splitlines()[:7] == [
+        "Certificate",
+        "  samples N: 9",
+        "  classes K: 3",
+        "  linear layers L2: 4 (W_1, W_2, W_3, W_4)",
+        f"  error ε1 = ‖f(X) − Y‖_F: {c.eps1:.4g} (s_K(Y) = 1.414)",
+        f"  imbalance ε2 = max ‖D_ℓ‖: {max(c.gaps):.4g}",
+        f"  one radius r: {radius:.4g}",
+    ]
+    page = certificate._repr_html_()
+    assert f"one radius r: <b>{radius:.4g}</b></p>" in page and "classes K: <b>3</b>; " in page
+
+
+TITLES = {
+    "nc1": "NC1 at Z_{L−1}",
+    "kappa_W_L": "κ of the last layer",
+    "nc2": "NC2 at Z_{L−1}",
+    "nc3": "NC3 at Z_{L−1}",
+    "kappa_head": "κ of the linear head",
+    "ntk": "‖NTK of the linear layers‖",
+}
+FURTHER = ["NC1 at Z_{L−1}, inherited", "ln κ of the linear head", "ln κ of the last layer"]
+SIGNS = {"<=": "≤", ">=": "≥"}
+
+
+def cell(check):
+    if not check.hypotheses_met:
+        return "–"
+    mark = "✗" if check.violated else "(vacuous)" if check.vacuous else "✓"
+    return f"{'below 1e-12' if abs(check.bound) < 1e-12 else f'{check.bound:.4g}'} {mark}"
+
+
+@pytest.mark.parametrize(("noise", "depth"), [(1e-3, 4), (0.2, 3), (0.03, 2)])
+def test_one_line_a_quantity_and_one_for_each_further_statement(noise, depth):
+    certificate = uneven_certificate(noise, depth)
+    expected = []
+    for i, (quantity, title) in enumerate(TITLES.items()):
+        paper, simple, sharp = certificate.checks[3 * i : 3 * i + 3]
+        assert [c.quantity for c in (paper, simple, sharp)] == [quantity] * 3
+        sign = "≥" if quantity in ("nc3", "ntk") else "≤"
+        cells = f"paper {cell(paper)}  simple {cell(simple)}  sharp {cell(sharp)}"
+        expected.append(f"  {title}: {sharp.measured:.4g} {sign}  {cells}")
+    layers = [f"NC{part} at Z_{{L1+{layer}}}" for layer in range(1, depth - 1) for part in (1, 2, 3)]
+    for title, check in zip([*FURTHER, *layers], certificate.further, strict=True):
+        expected.append(f"  {title}: {check.measured:.4g} {SIGNS[check.sense]} {cell(check)}")
+    lines = repr(certificate).splitlines()
+    assert lines[7 : 7 + len(expected)] == expected
+    assert lines[7 + len(expected)] == f"  {certificate.tally}"
+    silenced = {}
+    for check in (*certificate.checks, *certificate.further):
+        for hypothesis in check.hypotheses:
+            if not hypothesis.holds:
+                silenced.setdefault(f"  – {hypothesis}: ", []).append(f"{check.quantity} {check.form}")
+    assert lines[8 + len(expected) :] == [start + ", ".join(forms) for start, forms in silenced.items()]
+    assert certificate.tally.silent == sum(check.silent for check in (*certificate.checks, *certificate.further)) > 0
+
+
+@pytest.mark.parametrize(("noise", "depth"), [(1e-3, 4), (0.2, 3)])
+def test_one_row_a_quantity_on_the_page(noise, depth):
+    certificate = uneven_certificate(noise, depth)
+    page = certificate._repr_html_()
+    left = "style='text-align:left'"
+    for quantity, title in TITLES.items():
+        forms = [certificate.check(quantity, form) for form in ("paper", "simple", "sharp")]
+        met = [c for c in forms if c.hypotheses_met]
+        strongest = (max if quantity in ("nc3", "ntk") else min)(met, key=lambda c: c.bound) if met else None
+        assert certificate.best(quantity) is (strongest or forms[-1])
+        sign = SIGNS[forms[-1].sense]
+        row = f"<tr><td {left}>{title}</td><td><code>{quantity}</code></td>"
+        row += f"<td>{forms[-1].measured:.4g}</td><td>{sign}</td>"
+        for check in forms:
+            why = "; ".join(str(h) for h in check.hypotheses if not h.holds) or check.statement
+            why = why.replace("<", "&lt;").replace(">", "&gt;")
+            shown = cell(check).replace("<", "&lt;")
+            row += f"<td title='{why}'>{f'<b>{shown}</b>' if check is strongest else shown}</td>"
+        assert row + "</tr>" in page
+    assert page.count("<b>") == 6 + sum(certificate.best(quantity).hypotheses_met for quantity in TITLES)
+    for check in certificate.further:
+        row = f"<td>{check.measured:.4g}</td><td>{SIGNS[check.sense]}</td><td></td><td></td><td>{cell(check)}</td></tr>"
+        assert row in page
+    assert page.count("<tr>") == 1 + 6 + len(certificate.further)
+    notes = [line.removeprefix("  – ") for line in repr(certificate).splitlines() if line.startswith("  – ")]
+    assert page.count("<li>") == len(notes) > 0
+    assert all(f"<li>{note.replace('<', '&lt;').replace('>', '&gt;')}</li>" in page for note in notes)
+    assert "Hypotheses not met" in page and f"the strongest in bold; {certificate.tally}.</p>" in page
+
+
+def test_the_page_says_nothing_of_hypotheses_where_all_are_met():
+    weights, features, y = random_head(torch.Generator().manual_seed(1), noise=1e-5, spread=(0.9, 1.1))
+    certificate = certify((weights, features), None, y)
+    assert certificate.tally.silent == 0 and "Hypotheses" not in certificate._repr_html_()
+    assert not any(line.startswith("  –") for line in repr(certificate).splitlines())
+
+
+def test_a_violation_stands_out_on_the_page_and_in_the_text():
+    certificate = uneven_certificate()
+    for field in ("checks", "further"):
+        checks = getattr(certificate, field)
+        position = 5
+        wrong = dataclasses.replace(checks[position], bound=-5.0 if checks[position].sense == "<=" else 1e9)
+        broken = dataclasses.replace(certificate, **{field: (*checks[:position], wrong, *checks[position + 1 :])})
+        assert certificate.holds and not broken.holds and broken.tally.violated == 1
+        assert f"a bound is VIOLATED (✗): {broken.tally}.</p>" in broken._repr_html_()
+        assert repr(broken).count("✗") == 1
+    assert "VIOLATED" not in certificate._repr_html_()
+
+
+def test_the_best_form_where_none_speaks_is_the_sharp_one():
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 5, bias=False), nn.Linear(5, 3, bias=False))
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    certificate = certify(model, torch.randn(12, 4), torch.arange(12) % 3)
+    for quantity in QUANTITIES:
+        assert certificate.best(quantity) is certificate.check(quantity, "sharp") is certificate.check(quantity)
+    assert "<b>" not in certificate._repr_html_().split("<table>")[1]
+    words = r"quantity, form must be one of \('nc1', .*'ntk'\) and one of \('paper', .*\); got 'nc1', 'exact'"
+    with pytest.raises(ValueError, match=words):
+        certificate.check("nc1", "exact")
+
+
+@pytest.mark.parametrize(("depth", "layers"), [(2, []), (3, [1]), (4, [1, 2]), (5, [1, 2, 3])])
+def test_further_statements_for_every_layer_but_the_last_two(depth, layers):
+    found = [check.quantity for check in uneven_certificate(depth=depth).further]
+    assert found[:3] == ["nc1", "log_kappa_head", "log_kappa_W_L"]
+    assert found[3:] == [f"nc{part}_{layer}" for layer in layers for part in (1, 2, 3)]
+
+
+def test_of_two_equal_bounds_of_the_last_layer_the_second_is_shown():
+    eye = torch.eye(2, dtype=torch.float64)
+    certificate = certify(([eye, eye], eye), None, torch.arange(2))
+    assert certificate.check("kappa_W_L").statement == "Theorem 5.2 (last layer)"
+    assert certificate.check("kappa_W_L", "simple").statement == "Theorem 3.1 (conditioning)"
+    unbalanced = certify(([eye / 3, 3 * eye], eye), None, torch.arange(2))  # the first of the two is silent
+    shown = unbalanced.check("kappa_W_L")
+    assert shown.statement == "Theorem 5.2 (last layer)" and not shown.silent
+
+
+# --- pairs of weights and features
+
+
+@pytest.mark.parametrize(
+    ("pair", "kind", "words"),
+    [
+        (([torch.eye(2)] * 2, torch.eye(2), 3), ValueError, "a module or a pair .*; got another sequence"),
+        (([torch.eye(2)] * 2,), ValueError, "a module or a pair .*; got another sequence"),
+        ((torch.eye(2), torch.eye(2)), ValueError, "a module or a pair .*; got another sequence"),
+        (("W", torch.eye(2)), TypeError, r"a module or a pair \(list of weights, features\); got 'W' first"),
+        (([object(), torch.eye(2)], torch.eye(2)), TypeError, "weights must be a tensor"),
+        (([torch.eye(2)] * 2, object()), TypeError, "features must be a tensor"),
+    ],
+)
+def test_what_is_no_pair(pair, kind, words):
+    with pytest.raises(kind, match=words):
+        certify(pair, None, torch.arange(2))
+
+
+def test_pairs_are_counted_and_named():
+    eye = torch.eye(2)
+    certificate = certify([(eye, eye, eye), eye], [1, 2], [0, 1])  # tuples, lists and numbers will do
+    assert certificate.layers == ("W_1", "W_2", "W_3") and certificate.holds
+    with pytest.raises(ValueError, match="x must hold the 2 samples of the features; got 3"):
+        certify(([eye, eye], eye), torch.zeros(3, 2), [0, 1])
+    with pytest.raises(ValueError, match=r"y must be given with a pair \(weights, features\); got None"):
+        certify(([eye, eye], eye), eye)
+    followed = torch.eye(2, requires_grad=True)
+    assert not certify(([followed, followed], followed), None, [0, 1]).head.features.requires_grad
+
+
+# --- batches
+
+
+class Noting(nn.Module):
+    """Two layers that note how many samples come at a time; copies share the notes."""
+
+    def __init__(self, tail=None, seen=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.tail, self.seen = linear(6, 8), linear(8, 3), tail, [] if seen is None else seen
+
+    def forward(self, x):
+        self.seen.append(len(x))
+        output = self.last(self.first(x))
+        return output if self.tail is None else self.tail(output)
+
+    def __deepcopy__(self, memo):
+        return Noting(self.tail, self.seen)
+
+
+@pytest.mark.parametrize("function", [certify, linear_head, extract])
+def test_batches_of_two_thousand_unless_said_otherwise(function):
+    y = torch.arange(2001) % 3
+    x = torch.randn(2001, 6, generator=torch.Generator().manual_seed(0))
+    for arguments, sizes in (((x, y), [2000, 1]), ((torch.utils.data.TensorDataset(x, y), None), [2000, 1])):
+        model = Noting()
+        function(model, *arguments)
+        assert model.seen[-2:] == sizes and set(model.seen[:-2]) == {16}  # the head is found with the first 16
+    model = Noting()
+    function(model, x[:7], y[:7], batch_size=3)
+    assert model.seen[-3:] == [3, 3, 1] and set(model.seen[:-3]) == {3}
+    model = Noting()
+    function(model, x[:3], y[:3], batch_size=1)
+    assert model.seen[-3:] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("function", [certify, linear_head])
+def test_a_batch_holds_at_least_one_sample(function, data):
+    for size, kind, words in ((0, ValueError, "batch_size must be at least 1; got 0"), (1.5, TypeError, "an integer")):
+        for given in (data, (torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data), batch_size=9), None)):
+            with pytest.raises(kind, match=words):
+                function(mlp(), *given, batch_size=size)
+
+
+def test_data_in_every_shape(data):
+    x, y = data
+
+    class Set:
+        def __init__(self):
+            self.x, self.y = x, y
+
+    whole = certify(mlp(), x, y)
+    for given in (
+        (Set(),),
+        ([x, y],),
+        ([(x[:11], y[:11]), (x[11:], y[11:])],),
+        ((x.numpy(), y.numpy()),),
+        (iter([(x, y)]),),
+        (x.tolist(), y.tolist()),
+    ):
+        same = certify(mlp(), *given)
+        assert torch.equal(same.head.y, y)
+        assert [c.bound for c in same.checks] == pytest.approx([c.bound for c in whole.checks], rel=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [
+        (torch.zeros(4), torch.arange(4), r"x must be \(N, ...\), one sample a row; got shape \(4,\)"),
+        (torch.zeros(4, 6), torch.zeros(4, 1), r"y must be labels of shape \(4,\), one a sample; got shape \(4, 1\)"),
+        (torch.zeros(4, 6), torch.arange(3), r"y must be labels of shape \(4,\), one a sample; got shape \(3,\)"),
+        (torch.zeros(0, 6), torch.arange(0), "x must hold at least one sample; got no samples"),
+        (torch.zeros(4, 6), None, r"x must be a loader, Dataset or pair of \(inputs, labels\) without y; got Tensor"),
+        ("abc", None, r"x must be a loader, Dataset or pair of \(inputs, labels\) without y; got str"),
+        ([3], None, r"x must yield pairs \(inputs, labels\); got int"),
+        (
+            [torch.zeros(4, 6), torch.arange(4), torch.arange(4)],
+            None,
+            r"x must yield pairs \(inputs, labels\); got Tensor",
+        ),
+        ([(1, 2, 3)], None, r"x must yield pairs \(inputs, labels\); got tuple"),
+        ([(torch.zeros(4, 6), torch.arange(3))], None, "as many labels as inputs; got 4 inputs and 3 labels"),
+        ([(torch.zeros(4, 6), torch.arange(4))] * 2 + [(torch.full((1, 6), math.inf), [0])], None, "x must be finite"),
+    ],
+)
+def test_what_is_no_data(x, y, words):
+    with pytest.raises(ValueError, match=words):
+        certify(Noting(), x, y)
+
+
+def test_inputs_that_are_integers_reach_the_model_as_they_are():
+    class Embedded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.table, self.a, self.b = nn.Embedding(5, 6), linear(6, 8), linear(8, 3)
+
+        def forward(self, tokens):
+            return self.b(self.a(self.table(tokens).mean(1)))
+
+    tokens = torch.arange(24).reshape(12, 2) % 5
+    certificate = certify(Embedded(), tokens, torch.arange(12) % 3)
+    assert certificate.layers == ("a", "b") and certificate.head.features.shape == (12, 6)
+
+
+# --- how the head is found, and what is said where there is none
+
+
+class Around(nn.Module):
+    """first, something between, last, something after."""
+
+    def __init__(self, between=lambda z: z, after=lambda z: z, sizes=(6, 8, 8, 3)):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = linear(*sizes[:2]), linear(*sizes[2:])
+        self.between, self.after = between, after
+
+    def forward(self, x):
+        return self.after(self.last(self.between(self.first(x))))
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (nn.Sequential(linear(6, 3)), "got one, '0': it is the only linear layer"),
+        (nn.Sequential(nn.Tanh(), nn.Tanh(), nn.ReLU(), linear(6, 3)), r"got one, '3': '2' \(ReLU\) stands before '3'"),
+        (nn.Sequential(nn.Flatten(), nn.ReLU()), "got none: no nn.Linear layer"),
+        (nn.Sequential(linear(6, 8), nn.Linear(8, 3)), "got none: '1' has a bias"),
+        (nn.Sequential(nn.Linear(6, 8), linear(8, 3)), "got one, '1': '0' has a bias"),
+        (mlp(linear(8, 8), nn.ReLU(), nn.Dropout(), nn.Tanh(), linear(8, 3)),
+         r"got one, '6': '3' \(ReLU\), '5' \(Tanh\) stands between '2' and '6'$"),
+        (mlp(linear(8, 8), linear(8, 3), nn.Identity(), nn.Softmax(1)), r"got none: '5' \(Softmax\) stands after '3'$"),
+        (Around(between=lambda z: z[:, :4], sizes=(6, 8, 4, 3)),
+         "got one, 'last': an operation that is not a module stands between 'first' and 'last'"),
+        (Around(after=torch.tanh), "got none: an operation that is not a module stands after 'last'"),
+        (Around(after=lambda z: z[:, :2]), "got none: an operation that is not a module stands after 'last'"),
+        (nn.Sequential(*[linear(6, 6)] * 3), "got none: '0' is used more than once"),
+    ],
+)  # fmt: skip
+def test_why_there_is_no_head(model, reason, data):
+    with pytest.raises(ValueError, match=f"model must end in at least two bias-free linear layers; {reason}"):
+        certify(model, *data)
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (lambda z: (z, z), "got an output of tuple"),
+        (lambda z: z[:, :, None], r"got an output of shape \(16, 3, 1\)"),
+        (lambda z: z[:5], r"got an output of shape \(5, 3\)"),
+        (lambda z: z.flatten(), r"got an output of shape \(48,\)"),
+    ],
+)
+def test_what_is_no_output(after, words, data):
+    with pytest.raises(ValueError, match=r"model must have an output of shape \(N, K\) = \(16, K\); " + words):
+        certify(Around(after=after), *data)
+
+
+@pytest.mark.parametrize(("factor", "found"), [(1 + 5e-10, True), (1 - 5e-10, True), (1 + 2e-9, False), (1.5, False)])
+@pytest.mark.parametrize("size", [1.0, 1e-20])
+def test_outputs_may_differ_by_a_thousand_millionth(factor, found, size, data):
+    """Of what leaves the head, whatever its size: for the first 16 samples, and for all of them."""
+
+    def scaled(model):
+        model = model.double()
+        model.last.weight.data *= size
+        return model
+
+    x, y = data[0].double(), data[1]
+    early = scaled(Around(after=lambda z: factor * z))
+    late = scaled(Around(after=lambda z: (factor if len(z) > 16 else 1) * z))
+    if found:
+        assert certify(early, x, y).layers == certify(late, x, y).layers == ("first", "last")
+        return
+    with pytest.raises(ValueError, match="not a module stands after 'last'"):
+        certify(early, x, y)
+    with pytest.raises(ValueError, match="from the input z of 'first'; got outputs up to") as caught:
+        certify(late, x, y)
+    largest, gap = (float(found) for found in re.findall(r"(\d\S+e\S\d+|\d\.\d+)", str(caught.value)))
+    assert largest == pytest.approx(float(late(x).detach().abs().max()), rel=1e-2)
+    assert gap == pytest.approx((factor - 1) / factor * largest, rel=1e-2)
+
+
+def test_outputs_that_are_all_zero_are_those_of_the_head(data):
+    model = Around()
+    nn.init.zeros_(model.last.weight)
+    assert certify(model, *data).layers == ("first", "last")
+
+
+def test_outputs_that_are_not_finite_are_refused(data):
+    class Logarithm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b = linear(6, 8), linear(8, 3)
+
+        def forward(self, x):
+            return self.b(self.a(x.log()))
+
+    with pytest.raises(ValueError, match="model must have finite outputs on x; got NaN or infinite ones"):
+        certify(Logarithm(), *data)
+    assert certify(Logarithm(), data[0].abs() + 0.1, data[1]).layers == ("a", "b")
+
+
+def test_layers_called_by_keyword(data):
+    class Keyword(Around):
+        def forward(self, x):
+            return self.last(input=self.first(input=x))
+
+    assert certify(Keyword(), *data).layers == ("first", "last")
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, TypeError, ValueError, IndexError])
+def test_an_error_of_the_model_is_told_in_one_line(kind, data):
+    def fail(z):
+        raise kind("  first line\nsecond line")
+
+    with pytest.raises(ValueError, match="got an error at ") as caught:
+        certify(Around(after=fail), *data)
+    assert str(caught.value).endswith("at Around for x of torch.float64, (16, 6): first line")
+    assert type(caught.value.__cause__) is kind
+    inner = nn.Sequential(nn.Linear(6, 8), Around(after=fail, sizes=(8, 8, 8, 3)))
+    with pytest.raises(ValueError, match=r"at '1' \(Around\) for x of torch.float64, \(16, 6\): first line$"):
+        certify(inner, *data)
+
+
+def test_an_error_of_another_kind_is_not_touched(data):
+    def fail(z):
+        raise KeyError("own business")
+
+    with pytest.raises(KeyError, match="own business"):
+        certify(Around(after=fail), *data)
+
+
+def pixels(*layers):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear(4, 3))
+
+
+@pytest.mark.parametrize("keywords", [{}, {"padding": 0}, {"padding": "valid"}, {"padding": "same"}])
+def test_convolutions_that_are_linear_at_every_pixel(keywords):
+    x, y = torch.randn(12, 3, 4, 6), torch.arange(12) % 3
+    model = pixels(nn.Conv2d(8, 4, 1, bias=False, **keywords))
+    certificate = certify(model, x, y)
+    assert certificate.layers == ("2", "5")
+    np.testing.assert_allclose(certificate.head.output, model(x).detach(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "keywords", [{"kernel_size": 3}, {"stride": 2}, {"groups": 2}, {"padding": 1}, {"kernel_size": (1, 2)}]
+)
+def test_convolutions_that_are_not(keywords):
+    x, y = torch.randn(12, 3, 4, 6), torch.arange(12) % 3
+    with pytest.raises(ValueError, match=r"got one, '5': '2' \(Conv2d\) stands before '5'|between '0' and '5'"):
+        certify(pixels(nn.Conv2d(8, 4, **{"kernel_size": 1, "bias": False} | keywords)), x, y)
+
+
+def test_a_convolution_with_a_hook_is_not_its_weight():
+    layer = nn.Conv2d(8, 4, 1, bias=False)
+    layer.register_forward_hook(lambda module, args, out: out + 1)
+    with pytest.raises(ValueError, match=r"'2' \(Conv2d\) does not compute z ↦ Wz"):
+        certify(pixels(layer), torch.randn(12, 3, 4, 6), torch.arange(12) % 3)
+
+
+# --- models that are refused before they run
+
+
+def test_models_that_are_none(data):
+    with pytest.raises(ValueError, match=r"model must be an nn.Module or a pair \(weights, features\); got int"):
+        certify(3, *data)
+    with pytest.raises(ValueError, match=r"model must be an eager nn\.Module; got a TorchScript module"):
+        certify(torch.jit.script(mlp()), *data)
+    with pytest.raises(ValueError, match=r"model must hold one network; got 3 runs: pass model\.run"):
+        certify(MLP(6, 3, num_nonlinear=1, num_linear=2, width=7, seeds=(0, 1, 2)), *data)
+    broken = mlp()
+    broken[2].weight.data[0, 0], broken[4].weight.data[1, 0] = math.nan, math.inf
+    with pytest.raises(ValueError, match=r"finite weights; got NaN or infinite entries in 2\.weight, 4\.weight$"):
+        certify(broken, *data)
+
+
+def test_a_module_with_runs_and_no_networks_is_taken_as_it_is(data):
+    model = mlp()
+    model.num_runs = 5
+    assert certify(model, *data).layers == ("2", "3", "4")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_head_is_found_from_a_single_sample(seed):
+    """All four ReLU units may be active on one sample of noise; they are not on its negative too."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Linear(5, 4, bias=False), nn.ReLU(), nn.Linear(4, 4, bias=False), nn.Linear(4, 3, bias=False)
+    )
+    x, y = torch.randn(6, 5), torch.arange(6) % 3
+    one, all_of_them = (linear_head(model, x, y, batch_size=size) for size in (1, 6))
+    assert [w.shape for w in one[0]] == [(4, 4), (3, 4)]
+    torch.testing.assert_close(one[1], all_of_them[1])
+
+
+def test_a_certificate_stays_as_it_is():
+    certificate = uneven_certificate()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        certificate.layers = ()
+    assert Certificate(certificate.checks, certificate.head, certificate.layers).further == ()
+    assert certificate.to_frame()["measured"].tolist() == [check.measured for check in certificate.checks]
+
+
+@pytest.mark.parametrize("function", [certify, linear_head, LinearHead.of])
+def test_arguments_by_name_and_the_size_of_batches_by_name_alone(function, data):
+    x, y = data
+    for call in (lambda: function(model=mlp(), x=x, y=y, batch_size=9), lambda: function(mlp(), x, y)):
+        assert call() is not None
+    with pytest.raises(TypeError, match="positional argument"):
+        function(mlp(), x, y, 9)

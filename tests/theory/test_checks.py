@@ -1,5 +1,6 @@
 """Hypothesis and Check: what counts as met, held, undefined."""
 
+import dataclasses
 import math
 
 import pytest
@@ -179,3 +180,188 @@ def test_a_slack_that_would_let_everything_pass_says_nothing(name):
     assert Check("S", "q", "simple", (), 2.0, 1.0, "<=", **{name: math.nan}).holds is False
     with pytest.raises(ValueError, match=f"{name} must be at least 0; got -1"):
         Check("S", "q", "simple", (), 2.0, 1.0, "<=", **{name: -1.0})
+
+
+# --- limits
+
+
+@pytest.mark.parametrize(
+    ("quantity", "limit"),
+    [
+        ("nc1", 1.0),
+        ("nc2", 1e12),
+        ("kappa_W_L", 1e12),
+        ("kappa_head", 1e12),
+        ("log_kappa_W_L", 12 * math.log(10)),
+        ("log_kappa_head", 12 * math.log(10)),
+        ("layers", math.inf),
+        ("nc1_12", 1.0),
+        ("nc2_3", 1e12),
+    ],
+)
+def test_a_ceiling_is_vacuous_from_its_limit_on(quantity, limit):
+    said = lambda bound: Check("S", quantity, "sharp", (), 0.5, bound, "<=").vacuous  # noqa: E731
+    assert said(limit * (1 + 1e-15)) is said(math.inf) is True
+    assert said(limit * (1 - 1e-15) if limit < math.inf else 1e300) is said(0.5) is False
+    if quantity.startswith("nc"):
+        assert said(limit) is True and said(math.nextafter(limit, 0)) is False
+
+
+@pytest.mark.parametrize(("quantity", "limit"), [("nc3", -1.0), ("nc3_4", -1.0), ("ntk", 0.0), ("nc1", 0.0)])
+def test_a_floor_is_vacuous_up_to_its_limit(quantity, limit):
+    said = lambda bound: Check("S", quantity, "sharp", (), 0.5, bound, ">=").vacuous  # noqa: E731
+    assert said(limit) is said(-math.inf) is True and said(math.nextafter(limit, 1)) is False
+
+
+def test_neither_an_identity_nor_a_silent_check_is_vacuous():
+    assert Check("S", "nc1", "exact", (), 5.0, 5.0, "==").vacuous is False
+    silent = check(0.5, 300.0, hypotheses=(Hypothesis("h", 1, 0, "<"),))
+    assert silent.silent is True and silent.vacuous is False and silent.violated is False
+    assert silent.verdict == "says nothing here"
+    assert check(0.5, 300.0).verdict == "holds, but the bound is vacuous" and check(2.0, 1.0).verdict == "VIOLATED"
+    assert check(0.5, 0.9).verdict == "holds" and check(0.5, 0.9).silent is False
+    assert check(0.5, 0.9, hypotheses=(Hypothesis("h", 0, 1, "<"), Hypothesis("h", 1, 0, "<"))).silent is True
+
+
+@pytest.mark.parametrize(
+    ("measured", "sense", "bound", "ratio"),
+    [
+        (math.inf, "<=", math.inf, 1.0),
+        (-math.inf, "<=", math.inf, 1.0),
+        (-math.inf, "<=", 1.0, -math.inf),
+        (math.inf, "<=", 1.0, math.inf),
+        (-1.0, "<=", 0.0, 0.0),
+        (1.0, "<=", 0.0, math.inf),
+        (0.5, "<=", 0.0, math.inf),
+        (-0.5, "<=", 0.0, 0.0),
+        (0.0, "<=", -1.0, math.inf),
+        (0.5, "<=", -1.0, math.inf),
+        (-1.0, "<=", -2.0, 2.0),
+        (-3.0, "<=", -3.0, 1.0),
+        (-0.5, "<=", -0.25, 0.5),
+        (0.0, "<=", 0.5, 0.0),
+        (0.25, "<=", 0.5, 0.5),
+        (0.5, ">=", 0.25, 0.5),
+        (math.nan, "<=", 1.0, math.nan),
+        (1.0, "<=", math.nan, math.nan),
+        (2.0, "==", 4.0, 0.5),
+    ],
+)
+def test_how_much_of_a_bound_is_used_up(measured, sense, bound, ratio):
+    assert check(measured, bound, sense).ratio == pytest.approx(ratio, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "threshold", "met"),
+    [(1.0, 2.0, {"<", "<="}), (2.0, 1.0, {">", ">="}), (1.5, 1.5, {"<=", ">="}), (1.0, math.nan, set())],
+)
+def test_a_hypothesis_compares_as_it_says(value, threshold, met):
+    assert {sense for sense in ("<", "<=", ">", ">=") if Hypothesis("h", value, threshold, sense).holds} == met
+
+
+def test_slack_is_relative_to_the_larger_side_and_rounding_is_none_unless_given():
+    assert check(1e-300, 0.0).holds is False and check(-1e-300, 0.0, ">=").holds is False
+    assert check(0.0, 0.0).holds is True and check(0.0, -1e-300).holds is False
+    assert check(-10.0, -10.9, tolerance=0.1).holds is True  # a tenth of 10.9
+    assert check(-10.0, -11.2, tolerance=0.1).holds is False
+    assert (
+        check(11.1, 10.0, "==", tolerance=0.1).holds is True and check(11.2, 10.0, "==", tolerance=0.1).holds is False
+    )
+    assert check(10.0, 12.0, tolerance=0.1, rounding=0.5).holds is True
+    assert check(12.0, 10.0, tolerance=0.1, rounding=0.85).holds is True  # both count
+    assert check(12.0, 10.0, tolerance=0.1, rounding=0.75).holds is False
+    assert check(math.inf, math.inf, "==").holds is True and check(math.inf, -math.inf, "==").holds is False
+    assert check(math.inf, 1.0, "==", rounding=1e300).holds is False
+    assert (check(1.0, 2.0).tolerance, check(1.0, 2.0).rounding) == (1e-9, 0.0)
+    for sense in ("<=", ">=", "=="):
+        assert check(1.0, 1.0, sense, tolerance=0.0).holds is True
+    assert check(1.0, 1.0, rounding=torch.tensor(0.5)).rounding == 0.5
+
+
+def test_what_was_found_cannot_be_changed():
+    hypothesis = Hypothesis("h", 0, 1, "<")
+    for given, name in ((hypothesis, "value"), (check(1.0, 2.0), "bound"), (Tally(1, 0, 0, 0), "spoke")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(given, name, 3)
+    assert hypothesis == Hypothesis("h", 0, 1, "<") and check(1.0, 2.0) == check(1.0, 2.0) != check(1.0, 3.0)
+    moved = dataclasses.replace(check(1.0, 2.0, hypotheses=[hypothesis]), bound=0.5)
+    assert moved.violated is True and moved.hypotheses == (hypothesis,)
+    assert "Check(statement='Statement 0', quantity='nc1'" in repr(moved)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"form": "rough"}, ValueError, r"form must be one of \('paper', 'simple', 'sharp', 'exact'\); got 'rough'"),
+        ({"sense": ">"}, ValueError, "sense must be '<=', '>=' or '=='; got '>'"),
+        ({"statement": 3}, TypeError, "statement must be a string; got 3"),
+        ({"quantity": 3}, TypeError, "quantity must be a string; got 3"),
+        ({"hypotheses": (3,)}, TypeError, r"hypotheses\[0\] must be a Hypothesis; got 3"),
+        ({"measured": "1"}, TypeError, "measured must be a number; got '1'"),
+        ({"bound": "1"}, TypeError, "bound must be a number; got '1'"),
+        ({"tolerance": -1e-9}, ValueError, "tolerance must be at least 0; got -1e-09"),
+        ({"rounding": -1e-9}, ValueError, "rounding must be at least 0; got -1e-09"),
+    ],
+)
+def test_a_check_says_what_is_wrong_with_it(change, error, words):
+    given = {"statement": "S", "quantity": "nc1", "form": "sharp", "hypotheses": (), "measured": 1, "bound": 2}
+    with pytest.raises(error, match=words):
+        Check(**{**given, "sense": "<=", **change})
+
+
+def test_a_hypothesis_says_what_is_wrong_with_it():
+    with pytest.raises(ValueError, match=r"sense must be one of \('<=', '>=', '<', '>'\); got '=='"):
+        Hypothesis("h", 1, 2, "==")
+    with pytest.raises(TypeError, match="name must be a string; got 3"):
+        Hypothesis(3, 1, 2, "<")
+    with pytest.raises(TypeError, match="value must be a number; got 'x'"):
+        Hypothesis("h", "x", 2, "<")
+    with pytest.raises(TypeError, match="threshold must be a number; got 'x'"):
+        Hypothesis("h", 1, "x", "<")
+    grown = torch.tensor(2.0, requires_grad=True)
+    assert Hypothesis("h", grown, 3, "<").value == 2.0
+
+
+def test_checks_are_printed_with_four_digits_and_their_hypotheses():
+    hypotheses = (Hypothesis("a < b", 1.23456, math.inf, "<="), Hypothesis("c", -math.inf, 2, ">="))
+    given = check(math.nan, 2 / 3, ">=", hypotheses)
+    assert str(given) == (
+        "Statement 0, sharp: nc1 = undefined ≥ 0.6667: says nothing here\n"
+        "  a < b: 1.235 ≤ ∞ (met)\n  c: −∞ ≥ 2 (NOT met)"
+    )
+    assert given._repr_html_() == (
+        "<table><caption>Statement 0 (sharp form)</caption><tbody>"
+        "<tr><td>a &lt; b</td><td>1.235</td><td>≤</td><td>∞</td><td>✓</td></tr>"
+        "<tr><td>c</td><td>−∞</td><td>≥</td><td>2</td><td>✗</td></tr>"
+        "<tr><th>nc1</th><th>undefined</th><th>≥</th><th>0.6667</th><th>says nothing here</th></tr></tbody></table>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "sound"), [((1, 0, 0, 0), True), ((0, 5, 5, 0), False), ((3, 0, 0, 1), False), ((3, 1, 1, 0), True)]
+)
+def test_a_tally_is_sound_where_something_was_said_and_nothing_is_false(counts, sound):
+    assert Tally(*counts).sound is sound
+    spoke, silent, vacuous, violated = counts
+    assert str(Tally(*counts)) == f"{violated} violated of {spoke} that speak ({silent} silent, {vacuous} vacuous)"
+
+
+def test_tallies_refuse_what_holds_no_checks():
+    with pytest.raises(TypeError, match=r"checks\[1\] must be a Check; got 3"):
+        tally([check(1.0, 2.0), 3])
+    with pytest.raises(
+        ValueError, match=r"checks must have the columns hypotheses_met, vacuous, violated; got none of"
+    ):
+        tally(to_frame([check(1.0, 2.0)]).drop(columns="violated"))
+    with pytest.raises(TypeError, match=r"checks\[0\] must be a Check; got 3"):
+        to_frame([3])
+    assert len(to_frame(iter([check(1.0, 2.0)] * 3))) == 3 and to_frame([]).columns[0] == "statement"
+
+
+def test_a_number_is_printed_unless_it_is_below_the_floor():
+    assert [bound_text(v) for v in (1e-12, -1e-12, 0.99e-12, math.nan, -math.inf)] == [
+        "1e-12", "-1e-12", "below 1e-12", "undefined", "−∞"
+    ]  # fmt: skip
+    assert bound_text(0.01, 0.1) == "below 0.1" and bound_text(0.1, 0.1) == "0.1"
+    with pytest.raises(TypeError, match="value must be a number; got 'x'"):
+        bound_text("x")

@@ -129,3 +129,90 @@ def test_near_a_stationary_point_the_gradient_enters_as_stated():
     unseen = norm(last) ** 2 * float(head.imbalances[-1]) * norm(head.class_means(head.layers[-3])) ** 2
     expected = ((tau * float(head.kappa_last)) ** 2 + unseen) ** 0.5 / (1 - delta)
     assert stationary_nc2(head, weight_decay).bound == pytest.approx(expected, rel=1e-9)
+
+
+def uneven_head(seed=0, scale=1.0):
+    """K = 3, N = 12, widths 4, 5, 3: away from balance, interpolation and any stationary point."""
+    weights, features, y = random_head(torch.Generator().manual_seed(seed), 3, 2, 4, 2, noise=0.1, spread=(0.8, 1.2))
+    return LinearHead([scale * w for w in weights], features, y)
+
+
+def parts(head, weight_decay):
+    """M, E_w E_wᵀ and R W_Lᵀ from the module's text, columns for samples."""
+    z, last = head.layers[-2].T, head.weights[-1]
+    outputs, labels = last @ z, torch.nn.functional.one_hot(head.y).double().T
+    mean = torch.stack([outputs[:, head.y == c].mean(1) for c in range(head.num_classes)], 1)
+    rest = outputs - mean @ labels
+    gradient = (outputs - labels) @ z.T + weight_decay * last
+    return mean, rest @ rest.T, gradient @ last.T
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3, 2.0])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_both_sides_of_the_identity_are_as_stated(seed, weight_decay):
+    head = uneven_head(seed)
+    mean, within, pull = parts(head, weight_decay)
+    last, n = head.weights[-1], 4
+    left = n * (torch.eye(3).double() - mean) @ mean.T - weight_decay * last @ last.T - within
+    check = stationary_identity(head, weight_decay)
+    assert check.measured == pytest.approx(float(left.norm()), rel=1e-9)
+    assert check.bound == pytest.approx(float(pull.norm()), rel=1e-9) and check.holds is True
+    first = n * ((torch.eye(3).double() - mean) @ mean.T).norm()
+    sizes = first + weight_decay * last.norm() ** 2 + within.norm() + head.eps1 * head.output.norm()
+    assert check.rounding == pytest.approx(1e-12 * float(sizes), rel=1e-9)
+    assert (check.statement, check.quantity, check.form, check.sense) == (
+        "Stationary points (identity)", "identity", "exact", "=="
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3, 2.0])
+def test_the_trace_is_as_stated(weight_decay):
+    head = uneven_head()
+    _, within, pull = parts(head, weight_decay)
+    check = stationary_trace(head, weight_decay)
+    expected = weight_decay * head.weights[-1].square().sum() + within.trace() - pull.trace()
+    assert check.measured == pytest.approx(float(expected), rel=1e-9)
+    assert check.bound == 3.0 and check.holds is True  # N/4
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-3, 0.3])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_bound_of_nc2_is_as_stated(seed, weight_decay):
+    head = uneven_head(seed)
+    mean, _, pull = parts(head, weight_decay)
+    norm = lambda matrix: float(torch.linalg.matrix_norm(matrix, 2))  # noqa: E731
+    delta, last = norm(mean - torch.eye(3).double()), head.weights[-1]
+    tau = min((1 + (1 + 4 * norm(pull) / 4) ** 0.5) / 2, 1 + delta)
+    means = torch.stack([head.layers[-3][head.y == c].mean(0) for c in range(3)])
+    unseen = norm(last) ** 2 * norm(last.T @ last - head.weights[-2] @ head.weights[-2].T) * norm(means) ** 2
+    values = torch.linalg.svdvals(last)
+    expected = ((tau * float(values[0] / values[2])) ** 2 + unseen) ** 0.5 / (1 - delta)
+    check = stationary_nc2(head, weight_decay)
+    assert check.bound == pytest.approx(expected, rel=1e-9) and check.holds is True
+    before = torch.stack([head.layers[-2][head.y == c].mean(0) for c in range(3)])
+    values = torch.linalg.svdvals(before)
+    assert check.measured == pytest.approx(float(values[0] / values[2]), rel=1e-9)
+    measured, bound = stationary_nc2_sides(head, weight_decay)
+    assert (float(measured), float(bound)) == (check.measured, check.bound)
+    told = check.hypotheses[0]
+    assert told.value == pytest.approx(delta) and (told.threshold, told.sense, told.holds) == (1.0, "<", True)
+
+
+@pytest.mark.parametrize(("scale", "speaks"), [(0.0, False), (2.0, False), (1.9, True), (0.1, True)])
+def test_a_mean_error_of_one_leaves_nothing_to_say(scale, speaks):
+    """M is the identity times the scale, so that δ = |scale - 1|."""
+    head = LinearHead([torch.eye(2), torch.eye(2)], scale * torch.eye(2), torch.arange(2))
+    check = stationary_nc2(head, 0.1)
+    assert check.hypotheses[0].holds is speaks and (check.bound < float("inf")) is speaks
+    assert check.hypotheses[1].holds is True  # the rank of the last layer
+
+
+@pytest.mark.parametrize("ask", [stationary_identity, stationary_trace, stationary_nc2, stationary_nc2_sides])
+def test_a_weight_decay_is_a_number_that_can_be_squared(ask):
+    head = uneven_head()
+    for bad in (-1e-9, float("nan"), 1.1e100):
+        with pytest.raises(ValueError, match=r"weight_decay must be at least 0, at most 1e\+100; got"):
+            ask(head, bad)
+    assert ask(head, 0.0) and ask(head, 1e100)
+    with pytest.raises(TypeError, match="head must be a LinearHead; got 3"):
+        ask(3, 0.1)

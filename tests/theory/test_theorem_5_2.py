@@ -1,11 +1,14 @@
 """Section 5: certificates, near-minimisers and the tangent kernel."""
 
 import dataclasses
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
-from heads import exact_head, linear_heads, seeds
+from heads import exact_head, in_columns, linear_heads, seeds, singular, uneven_head
+from heads import norm as operator_norm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -106,6 +109,11 @@ def test_arccosh_survives_extremes():
     assert got[1] == pytest.approx(math.sqrt(2) * 1e-10, rel=1e-8)
     assert got[2] == pytest.approx(math.acosh(math.e), rel=1e-12)
     assert got[3] == pytest.approx(800 + math.log(2), rel=1e-12)
+
+
+def test_a_gain_that_rounds_below_1_counts_as_1():
+    got = theorem_5_2._arccosh_of_power(torch.tensor([-1e-17, -0.5, 0.0, 1e-20], dtype=torch.float64), 2.0)
+    assert got[:3].tolist() == [0, 0, 0] and float(got[3]) == pytest.approx(math.sqrt(4e-20), rel=1e-8, abs=0)
 
 
 def test_unmet_hypotheses_are_silent():
@@ -360,3 +368,298 @@ def test_floor_of_a_balanced_interpolating_head(seed, classes, depth):
     check = proposition_5_3_floor(even)
     assert check.measured == pytest.approx(check.bound, rel=1e-8)
     assert dataclasses.replace(check, bound=1.01 * check.bound).holds is False
+
+
+# --- every number, on a head without symmetry
+
+
+def gain_of(c):
+    """ln g: the squared norm over K L2, and the determinant between the spectra of Z_{L1} and f(X)."""
+    total = sum((w**2).sum() for w in c.w)
+    determinant = (np.log(singular(c.z[-1])[: c.k]) - np.log(singular(c.z[0])[: c.k])).sum()
+    return math.log(total / (c.k * c.depth)) - 2 * determinant / (c.k * c.depth)
+
+
+@pytest.mark.parametrize(("seed", "depth", "noise"), [(0, 4, 0.02), (1, 3, 0.05), (2, 2, 0.05)])
+def test_the_certificates_of_an_uneven_head(seed, depth, noise):
+    head = uneven_head(seed, noise=noise, depth=depth)
+    c = in_columns(head)
+    total, k = sum((w**2).sum() for w in c.w), 3
+    floor = (math.sqrt(2) - c.eps1) / operator_norm(c.z[0])
+    power = k / 2 * gain_of(c)
+    expected = {
+        "paper": math.exp((total - k * depth) / 2) / floor**k,
+        "simple": (total / (depth * floor ** (2 / depth)) - 2) ** (depth / 2),
+        "sharp": math.exp(depth * math.acosh(math.exp(power))),
+    }
+    rank = singular(c.z[-1])[2] / singular(c.z[-1])[0]
+    assert float(theorem_5_2.head_norm(head)) == pytest.approx(total)
+    assert float(theorem_5_2.waste(head)) == pytest.approx(math.exp(gain_of(c)))
+    for form in FORMS:
+        check = proposition_5_1(head, form)
+        assert (check.measured, check.bound) == pytest.approx((c.product[0] / c.product[2], expected[form]), rel=1e-8)
+        wanted = (rank, 1e-12) if form == "sharp" else (c.eps1, math.sqrt(2))
+        assert (check.hypotheses[0].value, check.hypotheses[0].threshold) == pytest.approx(wanted, rel=1e-9)
+    assert proposition_5_1(head) == proposition_5_1(head, "sharp")
+
+    check = layer_conditioning(head)
+    spreads = [singular(w)[0] / singular(w)[2] for w in c.w]
+    assert check.measured == pytest.approx(sum(math.log((s + 1 / s) / 2) for s in spreads), rel=1e-8)
+    assert check.bound == pytest.approx(depth * power, rel=1e-8)
+    assert check.rounding == pytest.approx(3 * depth * 1e-14, rel=1e-9, abs=0)
+    check = theorem_5_2_posteriori(head)
+    v = sum(c.gaps) * (operator_norm(c.z[-2]) / singular(c.z[-1])[2]) ** 2
+    star = math.exp(power) + math.sqrt(math.exp(2 * power) - 1)
+    assert (check.measured, check.bound) == pytest.approx((c.kappa, math.sqrt((1 + v) * star**2 + v)), rel=1e-8)
+    for check in (layer_conditioning(head), theorem_5_2_posteriori(head)):
+        assert (check.hypotheses[0].value, check.hypotheses[0].threshold) == pytest.approx((rank, 1e-12), rel=1e-9)
+
+
+@pytest.mark.parametrize(("classes", "depth"), [(2, 2), (3, 4), (30, 2), (12, 3)])
+def test_what_the_root_of_rounding_is_allowed(classes, depth):
+    """√(2t) for t = K/2 times 4e-15, never less than 1e-7, once for every layer of the head."""
+    eye = torch.eye(classes, dtype=torch.float64)
+    head = LinearHead([eye] * depth, eye, torch.arange(classes))
+    one = max(1e-7, 2 * math.sqrt(classes * 1e-15))
+    assert theorem_5_2_posteriori(head).tolerance == pytest.approx(one, rel=1e-9, abs=0)
+    assert proposition_5_1(head, "sharp").tolerance == pytest.approx(depth * one, rel=1e-9, abs=0)
+    assert proposition_5_1(head, "simple").tolerance == proposition_5_1(head, "paper").tolerance == 1e-9
+
+
+@pytest.mark.parametrize(("error", "finite"), [(0.99, True), (1.01, False), (3.0, False)])
+def test_the_floor_under_the_head_goes_with_the_error(error, finite):
+    eye = torch.eye(3, dtype=torch.float64)
+    features = eye.clone()
+    features[0, 0] += error
+    head = LinearHead([eye, eye], features, torch.arange(3))
+    for form in ("paper", "simple"):
+        check = proposition_5_1(head, form)
+        assert math.isfinite(check.bound) is finite is check.hypotheses_met
+        assert check.bound > 0
+
+
+@pytest.mark.parametrize(("least", "speaks"), [(0.99e-12, False), (1.01e-12, True), (1e-3, True)])
+def test_the_rank_of_the_outputs_counts_from_a_million_millionth(least, speaks):
+    eye = torch.eye(3, dtype=torch.float64)
+    features = torch.diag(torch.tensor([2.0, 1.0, 2.0 * least], dtype=torch.float64))
+    head = LinearHead([eye, eye], features, torch.arange(3))
+    for check in (proposition_5_1(head), layer_conditioning(head), theorem_5_2_posteriori(head)):
+        assert check.hypotheses_met is speaks
+
+
+def test_a_narrow_head_has_no_determinant():
+    """Features of width 2 or outputs of rank 2 cannot hold three classes."""
+    narrow = LinearHead([torch.ones(4, 2), torch.ones(3, 4)], torch.ones(3, 2), torch.arange(3))
+    assert float(theorem_5_2.log_determinant(narrow)) == -math.inf
+    assert float(theorem_5_2.waste(narrow)) == math.inf
+    assert proposition_5_1(narrow).silent and theorem_5_2_posteriori(narrow).silent
+    square = LinearHead([2 * torch.eye(3), torch.eye(3)], 5 * torch.eye(3), torch.arange(3))
+    assert float(theorem_5_2.log_determinant(square)) == pytest.approx(3 * math.log(2))
+
+
+# --- the Schatten lemma, for any number of matrices
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 5])
+def test_schatten_sides_of_matrices_of_any_shape(depth):
+    generator = torch.Generator().manual_seed(depth)
+    sizes = [4, 6, 3, 5, 2, 7][: depth + 1]
+    weights = [torch.randn(b, a, generator=generator).double() for a, b in itertools.pairwise(sizes)]
+    product = np.linalg.multi_dot([w.numpy() for w in weights[::-1]]) if depth > 1 else weights[0].numpy()
+    check = schatten(weights)
+    assert check.measured == pytest.approx(depth * (singular(product) ** (2 / depth)).sum(), rel=1e-5)
+    assert check.bound == pytest.approx(sum(float((w**2).sum()) for w in weights), rel=1e-9)
+    assert check.holds and (check.measured == pytest.approx(check.bound)) == (depth == 1)
+
+
+def test_schatten_takes_numbers_of_every_precision_and_refuses_the_rest():
+    single = [torch.ones(3, 2), torch.ones(2, 3)]
+    assert schatten(single).measured == pytest.approx(12) and schatten([w.numpy() for w in single]).holds
+    with pytest.raises(ValueError, match="weights must be one matrix or more; got none"):
+        schatten([])
+    with pytest.raises(ValueError, match="weights must hold at least 1; got 0"):
+        theorem_5_2.schatten_sides([])
+    with pytest.raises(TypeError, match=r"weights\[1\] must be a tensor or array; got 3"):
+        schatten([torch.ones(2, 2), 3])
+    chains = r"weights must be matrices \(tensors\) that chain; got Tensor of torch.float64, shape "
+    for shapes, shape in (
+        ([(3, 2), (2, 4)], r"\(2, 4\)"),
+        ([(3, 2), (2, 3), (4, 3)], r"\(4, 3\)"),
+        ([(3,)], r"\(3,\)"),
+        ([(2, 2), (2, 2, 2)], r"\(2, 2, 2\)"),
+    ):
+        with pytest.raises(ValueError, match=chains + shape):
+            schatten([torch.ones(*s) for s in shapes])
+    with pytest.raises(ValueError, match="that chain; got ndarray of float64"):
+        theorem_5_2.schatten_sides([np.eye(2)])
+    for value in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="weights must be finite; got NaN or infinite entries"):
+            schatten([torch.eye(2), torch.full((2, 2), value)])
+
+
+# --- near-minimisers, further
+
+
+def fitted(nonlinear, weight_decay, classes=3):
+    """Identities on inputs 1.3 times the labels, with uneven classes, and the objective by hand."""
+    y = torch.tensor([0, 1, 2, 1, 2, 2, 0, 1])
+    x = 1.3 * torch.eye(classes).double()[y]
+    generator = torch.Generator().manual_seed(nonlinear)
+    middle = [
+        (
+            torch.eye(classes) / 1.3 ** (1 / nonlinear) + 0.02 * torch.randn(classes, classes, generator=generator)
+        ).double()
+        for _ in range(nonlinear)
+    ]
+    weights = [(torch.eye(classes) + 0.02 * torch.randn(classes, classes, generator=generator)).double() for _ in "ab"]
+    head = LinearHead(weights, features_of(middle, x), y)
+    squares = sum(float((w**2).sum()) for w in [*weights, *middle])
+    return head, middle, x, in_columns(head).eps1 ** 2 + weight_decay * squares  # twice the objective
+
+
+@pytest.mark.parametrize(("nonlinear", "weight_decay"), [(1, 0.03), (2, 0.03), (3, 0.01)])
+def test_the_a_priori_bound_for_uneven_classes(nonlinear, weight_decay):
+    head, middle, x, twice = fitted(nonlinear, weight_decay)
+    c = in_columns(head)
+    check = theorem_5_2_a_priori(head, nonlinear_weights=middle, x=x, weight_decay=weight_decay)
+    excess_norm = twice / weight_decay - 3 * 2
+    bound = (math.sqrt(8) * 1.3 / (math.sqrt(2) - math.sqrt(twice))) ** 3
+    bound *= math.exp((excess_norm - 3 * nonlinear + 3 * nonlinear * math.log(3)) / 2)
+    assert twice < 2
+    assert (check.measured, check.bound) == pytest.approx((c.product[0] / c.product[2], bound), rel=1e-8)
+    error, width, reach = check.hypotheses
+    assert (error.value, error.threshold, error.sense) == (pytest.approx(twice), pytest.approx(2.0), "<")
+    assert (width.value, width.threshold, width.sense) == (3, 3, ">=")
+    assert reach.value == pytest.approx(float(head.features.norm())) and reach.sense == "<="
+    product = math.sqrt(8) * 1.3 * math.prod(float(w.norm()) for w in middle)
+    assert reach.threshold == pytest.approx(product, rel=1e-9)
+    found = excess(head, nonlinear_weights=middle, weight_decay=weight_decay, reference=4.5)
+    assert found == pytest.approx(excess_norm - 4.5, rel=1e-9)
+    sides = theorem_5_2.theorem_5_2_a_priori_sides(head, middle, x, weight_decay)
+    assert [float(side) for side in sides] == pytest.approx([check.measured, bound, twice], rel=1e-8)
+
+
+@pytest.mark.parametrize(("weight_decay", "speaks"), [(0.999 / 6, True), (1.001 / 6, False), (2.0, False)])
+def test_a_priori_needs_an_objective_below_the_labels(weight_decay, speaks):
+    """Two identities of the head and one before it, K = 2: c + K L2 + δ is 6 and N/K is 1."""
+    eye = torch.eye(2, dtype=torch.float64)
+    head = LinearHead([eye, eye], eye, torch.arange(2))
+    check = theorem_5_2_a_priori(head, nonlinear_weights=[eye], x=eye, weight_decay=weight_decay)
+    assert check.hypotheses[0].value == pytest.approx(6 * weight_decay)
+    assert check.hypotheses_met is speaks and (check.bound != math.inf) is speaks
+
+
+def test_a_priori_needs_wide_layers_and_features_no_longer_than_they_can_be():
+    eye = torch.eye(3, dtype=torch.float64)
+    narrow = LinearHead([eye[:2], eye[:, :2]], 0.1 * eye, torch.arange(3))
+    check = theorem_5_2_a_priori(narrow, nonlinear_weights=[eye], x=eye, weight_decay=0.01)
+    assert (check.hypotheses[1].value, check.hypotheses[1].holds) == (2, False)
+    for size, holds in ((math.sqrt(3), True), (math.sqrt(3) * (1 + 1e-13), True), (math.sqrt(3) * (1 + 1e-11), False)):
+        head = LinearHead([eye, eye], size * eye, torch.arange(3))
+        check = theorem_5_2_a_priori(head, nonlinear_weights=[eye], x=eye, weight_decay=0.01)
+        assert check.hypotheses[2].holds is holds
+
+
+def test_weight_decay_is_positive_and_finite():
+    head, middle, x, _ = fitted(1, 0.1)
+    for weight_decay in (0.0, -1.0, math.inf, math.nan):
+        words = f"weight_decay must be above 0, finite; got {weight_decay}"
+        with pytest.raises(ValueError, match=words):
+            theorem_5_2_a_priori(head, nonlinear_weights=middle, x=x, weight_decay=weight_decay)
+        with pytest.raises(ValueError, match=words):
+            theorem_5_2.theorem_5_2_a_priori_sides(head, middle, x, weight_decay)
+        with pytest.raises(ValueError, match=words):
+            excess(head, nonlinear_weights=middle, weight_decay=weight_decay, reference=1.0)
+    tiny = theorem_5_2_a_priori(head, nonlinear_weights=middle, x=x, weight_decay=0.5)
+    assert tiny.silent
+    assert math.isfinite(excess(head, nonlinear_weights=middle, weight_decay=0.5, reference=-1.0))
+    for reference in (math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"reference must be finite; got {reference}"):
+            excess(head, nonlinear_weights=middle, weight_decay=0.1, reference=reference)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        theorem_5_2.head_norm,
+        theorem_5_2.log_determinant,
+        theorem_5_2.waste,
+        proposition_5_1,
+        lambda head: theorem_5_2.proposition_5_1_sides(head, "sharp"),
+        layer_conditioning,
+        theorem_5_2.layer_conditioning_sides,
+        theorem_5_2_posteriori,
+        theorem_5_2.theorem_5_2_posteriori_sides,
+        lambda head: theorem_5_2.theorem_5_2_a_priori_sides(head, [torch.eye(2)], torch.eye(2), 0.1),
+        lambda head: excess(head, nonlinear_weights=[torch.eye(2)], weight_decay=0.1, reference=1.0),
+    ],
+)
+def test_what_is_no_head_is_refused(function):
+    with pytest.raises(TypeError, match="head must be a LinearHead; got 3"):
+        function(3)
+
+
+def test_forms_of_proposition_5_1():
+    for function in (proposition_5_1, theorem_5_2.proposition_5_1_sides):
+        with pytest.raises(TypeError, match="form must be a string; got 3"):
+            function(uneven_head(0), 3)
+    with pytest.raises(ValueError, match=r"form must be one of \('paper', 'simple', 'sharp'\); got 'exact'"):
+        proposition_5_1(uneven_head(0), "exact")
+
+
+# --- the best scale
+
+
+@pytest.mark.parametrize("samples", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("depth", [2, 3, 4, 7, 20])
+@pytest.mark.parametrize("weight_decay", [1e-4, 0.01, 0.05, 0.2, 0.3, 0.4, 0.6, 0.9])
+def test_the_best_scale_is_the_best_on_a_fine_grid(weight_decay, depth, samples):
+    s = np.linspace(0, 1.2, 240_001)
+    values = samples / 2 * (1 - s) ** 2 + weight_decay / 2 * depth * s ** (2 / depth)
+    found = optimal_scale(weight_decay, depth, samples)
+    assert found == pytest.approx(s[values.argmin()], abs=1e-5)
+    if found > 0:  # stationary, to rounding
+        slope = samples * (found - 1) + weight_decay * found ** (2 / depth - 1)
+        assert slope == pytest.approx(0, abs=1e-12)
+    assert optimal_scale(weight_decay, depth) == optimal_scale(weight_decay, depth, 1.0)
+
+
+def test_four_layers_let_go_where_the_two_minima_are_equal():
+    """L2 = 4: in u = √s the objective is a polynomial, as low as at 0 for u² = 2/3 and λ = u/3."""
+    turning = math.sqrt(2 / 3) / 3
+    assert optimal_scale(turning * (1 - 1e-9), 4) == pytest.approx(2 / 3, abs=1e-6)
+    assert optimal_scale(turning * (1 + 1e-9), 4) == 0.0
+    assert optimal_scale(5 * turning * (1 - 1e-9), 4, 5) == pytest.approx(2 / 3, abs=1e-6)
+    assert optimal_scale(5 * turning * (1 + 1e-9), 4, 5) == 0.0
+
+
+@pytest.mark.parametrize(("weight_decay", "samples", "scale"), [(0.5, 1, 0.5), (1, 1, 0), (1, 4, 0.75), (9, 4, 0)])
+def test_two_layers_are_a_soft_threshold(weight_decay, samples, scale):
+    assert optimal_scale(weight_decay, 2, samples) == scale
+
+
+def test_what_the_best_scale_refuses():
+    words = "weight_decay, num_linear, samples_per_class: expected > 0, >= 2, > 0; got "
+    for arguments, got in (((0.0, 3), "0.0, 3, 1.0"), ((0.1, 1), "0.1, 1, 1.0")):
+        with pytest.raises(ValueError, match=words + got):
+            optimal_scale(*arguments)
+    for arguments, message in (
+        ((-0.1, 3), "weight_decay must be at least 0, finite; got -0.1"),
+        ((math.inf, 3), "weight_decay must be at least 0, finite; got inf"),
+        ((0.1, 0), "num_linear must be at least 1; got 0"),
+        ((0.1, 3, 0.0), "samples_per_class must be above 0, finite; got 0.0"),
+        ((0.1, 3, math.inf), "samples_per_class must be above 0, finite; got inf"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            optimal_scale(*arguments)
+    assert optimal_scale(1e-3, 3, 0.5) > 0.9
+
+
+def test_what_is_needed_beside_the_head_goes_by_name():
+    head, middle, x, _ = fitted(1, 0.01)
+    assert theorem_5_2_a_priori(head=head, nonlinear_weights=middle, x=x, weight_decay=0.01).holds
+    assert math.isfinite(excess(head=head, nonlinear_weights=middle, weight_decay=0.01, reference=1.0))
+    with pytest.raises(TypeError, match="positional argument"):
+        theorem_5_2_a_priori(head, middle, x=x, weight_decay=0.01)
+    with pytest.raises(TypeError, match="positional argument"):
+        excess(head, middle, weight_decay=0.01, reference=1.0)
