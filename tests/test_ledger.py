@@ -129,3 +129,175 @@ def test_the_table_says_how_many_runs_meet_the_threshold():
     assert ledger._asked_found_distance(asked)[1] == "0.5 ± 0.1 (5 runs, 4 meet it)"
     without = claim("F4-a", value=0.5, below=1.0, spread=0.1, distance=5.0, seeds=5)
     assert ledger._asked_found_distance(without)[1] == "0.5 ± 0.1 (5 runs)"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ({"value": 1.0, "below": 1.0}, 0.0),
+        ({"value": 50.0, "above": 5.0}, -1.0),
+        ({"value": 0.5, "below": 5.0, "worst ratio": 0.01}, -1.0),  # its own threshold comes first
+        ({"worst ratio": 100.0}, 2.0),
+        ({"worst ratio": 0.0}, None),
+        ({"value": 0.0, "below": 1.0}, None),  # nothing to take a logarithm of
+        ({"value": -1.0, "below": 1.0}, None),
+        ({"value": 1.0, "below": 0.0}, None),
+        ({"value": 1.0, "below": -1.0}, None),
+        ({"value": float("inf"), "below": 1.0}, None),
+        ({"value": 1.0, "below": float("inf")}, None),
+        ({"value": float("nan"), "below": 1.0}, None),
+        ({"value": 0.5}, None),
+        ({"below": 0.5}, None),
+        ({}, None),
+    ],
+)
+def test_excess_is_given_where_both_are_positive_and_finite(numbers, expected):
+    found = ledger.excess(claim("F4-a", **numbers))
+    assert (found is None) if expected is None else found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("numbers", [{"value": 1.0, "below": 0.25}, {"value": 1.0, "above": 4.0}])
+def test_the_nearest_claim_of_several_on_either_side_is_one_that_holds(numbers):
+    claims = [
+        claim("F4-a", value=0.125, below=1.0),
+        claim("F4-b", value=3.0, above=1.0),
+        claim("F4-c", value=0.25, below=1.0),
+        claim("F4-d", "undecided", value=0.99, below=1.0),
+        claim("F4-e", "fails", **numbers),
+        claim("F4-f", steps=3),
+        claim("F4-g", value=1.0, below=1.0),  # by no ratio at all
+    ]
+    assert ledger.nearest(claims) is claims[1] and ledger.nearest(claims[::2]) is claims[2]
+    assert ledger.nearest([]) is None
+
+
+def test_what_several_claims_do_is_said_in_the_plural():
+    verdicts = ("holds", "holds in part", "fails as predicted", "fails", "undecided", "toy")
+    one = [claim(f"F4-{number}", verdict) for number, verdict in enumerate(verdicts)]
+    two = [claim(f"F4-{number}", verdict, "ours") for number, verdict in enumerate(verdicts * 2)]
+    assert ledger.in_one_line([*two, *one]) == (
+        "The paper's own claims, 6: 1 holds, 1 holds in part, 1 fails as predicted, 1 fails, 1 is undecided, "
+        "1 is a toy's. Our own, 12: 2 hold, 2 hold in part, 2 fail as predicted, 2 fail, 2 are undecided, 2 are toys'."
+    )
+    assert ledger.in_one_line([claim("F4-0", source="inferred")]) == "Inferred from it, 1: 1 holds."
+
+
+def test_the_summary_of_a_row_names_its_exceptions_and_its_least_margin():
+    table = ledger.summary([
+        claim("F4-a", value=0.05, below=5.0),
+        claim("F4-b", value=0.004, below=5.0),
+        claim("F4-c", "undecided", value=0.99, below=1.0),
+        claim("F4-d", "fails", "ours", value=2.0, below=1.0),
+        claim("F4-e", "fails as predicted", "ours", value=2.0, below=1.0),
+        claim("F3-a", "holds in part", "inferred"),
+        claim("F3-b", "holds in part", "inferred"),
+    ]).set_index("statement")  # fmt: skip
+    assert list(table.index) == ["Figures 1 and 4", "Figure 3"] and list(table["chapter"]) == ["06", "08"]
+    assert table.loc["Figures 1 and 4", "found"] == (
+        "2 hold, 1 fails as predicted, 1 fails, 1 is undecided (F4-c, F4-d). Least margin: F4-a, a factor of 100."
+    )
+    assert table.loc["Figures 1 and 4", ["paper", "ours"]].tolist() == [
+        ("holds in part", "◐ 2 of 3"),
+        ("holds in part", "◐ 0 of 2"),
+    ]
+    assert table.loc["Figure 3", "inferred"] == ("holds in part", "◐ 0 of 2")
+    assert table.loc["Figure 3", "found"] == "2 hold in part."
+    assert table.loc["Figure 3", "says"].startswith("The more ReLU layers")
+
+
+def drawn(figure):
+    """Places of the dots by verdict, sorted along the axis."""
+    axis = figure.axes[0]
+    return {part.get_label(): sorted(map(tuple, part.get_offsets().tolist())) for part in axis.collections}
+
+
+def test_dots_of_one_row_are_spread_over_half_of_it_and_neighbours_are_apart():
+    claims = [claim("F1-a", value=0.5, below=1.0)]
+    claims += [claim(f"F3-{n}", value=10.0**-n, below=1.0) for n in (1, 2, 3, 4, 5, 6)]
+    figure = ledger.strip_chart(claims, reach=7)
+    axis, (dots,) = figure.axes[0], drawn(figure).values()
+    plt.close(figure)
+    assert dots[-1] == pytest.approx((-0.30103, -0.25), abs=1e-5)  # the first of its row
+    xs, heights = zip(*dots[:-1], strict=True)
+    assert xs == pytest.approx([-6, -5, -4, -3, -2, -1])
+    assert heights == pytest.approx([1 + h for h in (-0.25, 0.125, -0.125, 0.25, 0, -0.25)])  # steps of three in five
+    assert axis.get_ylim() == pytest.approx((1.6, -0.6)) and axis.get_xlim() == pytest.approx((-7.15, 1.2))
+    assert axis.get_yticks().tolist() == [0, 1]
+
+
+def test_the_picture_reaches_three_decades_and_has_a_sign_and_a_colour_for_each_verdict():
+    verdicts = ("holds", "holds in part", "fails as predicted", "fails", "undecided", "toy")
+    claims = [claim(f"F4-{n}", verdict, value=1e-5 * (n + 1), below=1.0) for n, verdict in enumerate(verdicts)]
+    claims += [claim("F4-x", "fails", value=1e5, below=1.0), claim("F4-y", "fails", value=100.0, below=1.0)]
+    figure = ledger.strip_chart(claims)
+    axis, dots = figure.axes[0], drawn(figure)
+    looks = {(tuple(p.get_paths()[0].vertices.ravel().tolist())) for p in axis.collections}
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    plt.close(figure)
+    assert tuple(dots) == verdicts and names == list(verdicts) and len(looks) == 6
+    assert [x for x, _ in dots["fails"]] == pytest.approx([-3, 2, 3]) and dots["holds"][0][0] == -3
+    assert axis.get_xlim() == pytest.approx((-3.15, 5.2))  # the farthest and a fifth
+    lines = [line for line in axis.lines if list(line.get_xdata()) == [0, 0]]
+    assert len(lines) == 1 and axis.get_xlabel() == "decades from the threshold (left: holds; right: does not)"
+    assert all(part.get_alpha() == 0.85 and part.get_sizes().tolist() == [36] for part in axis.collections)
+    assert all(part.get_linewidths().tolist() == [0] for part in axis.collections)
+
+
+@pytest.mark.parametrize(
+    ("claims", "height", "right"),
+    [
+        ([], 1.4, 1),
+        ([claim("F4-a", steps=3)], 1.4, 1),
+        ([claim("F4-a", value=0.5, below=1.0)], 1.4, 1.2),
+        ([claim("F4-a", value=0.5, below=1.0), claim("F3-a", value=0.5, below=1.0)], 1.9, 1.2),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:No artists with labels found")
+def test_the_picture_is_as_high_as_it_has_rows(claims, height, right):
+    figure = ledger.strip_chart(claims)
+    size, limits = figure.get_size_inches(), figure.axes[0].get_xlim()
+    plt.close(figure)
+    assert size.tolist() == pytest.approx([6.0, height]) and limits == pytest.approx((-3.15, right))
+
+
+def test_scales_have_a_letter_and_a_number_each_and_are_listed_in_their_order():
+    scales = [f"quick: {n} digits" for n in range(11)] + [
+        "what two cores can: digits",
+        "paper-scale: digits",
+        "<other>",
+    ]
+    claims = [dataclasses.replace(claim(f"F4-{n}", value=0.5, below=1.0), scale=s) for n, s in enumerate(scales)]
+    table = ledger.full_table([*claims, dataclasses.replace(claims[1], id="F4-again")])
+    codes = re.findall(r"<dt>(\w+)</dt><dd>(.*?)</dd>", table)
+    assert [code for code, _ in codes] == ["A1", "P1", *(f"Q{n}" for n in range(1, 12)), "X1"]
+    assert codes[3] == ("Q2", "quick: 1 digits") and codes[-1] == ("X1", "&lt;other&gt;")
+    row = re.search(r"<tr id='claim-F4-again' data-page=''>.*?</tr>", table)[0]
+    assert row.endswith("<td data-head='scale'><abbr title=\"quick: 1 digits\">Q2</abbr></td></tr>")
+    heads = ("claim", "verdict", "asked", "found", "distance", "source", "scale")
+    assert re.findall(r"<th>(.*?)</th>", table) == list(heads) == re.findall(r"data-head='(.*?)'", row)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        (
+            {"value": 0.12345, "below": 0.123456789, "spread": 0.0123, "distance": 2.3456, "seeds": 3.0},
+            ("&lt; 0.123457", "0.123 ± 0.01 (3 runs)", "2.35 sd"),
+        ),
+        ({"value": 0.5, "above": 0.25, "spread": 0.0, "n": 0.1234}, ("&gt; 0.25", "0.5; n 0.12", "")),
+        ({"value": 0.5, "above": 0.25, "seeds": 1, "meet": 0}, ("&gt; 0.25", "0.5 (1 runs, 0 meet it)", "")),
+        ({"n": 1234.0, "m": 0.5678}, ("", "n 1200, m 0.57", "")),
+        ({"value": 0.5, "n": 3.0}, ("", "n 3", "")),
+        ({}, ("", "", "")),
+    ],
+)
+def test_what_is_asked_and_found_is_printed_to_a_few_digits(numbers, expected):
+    table = ledger.full_table([claim("F4-a", **numbers)])
+    cells = dict(re.findall(r"data-head='(.*?)'>(.*?)</td>", table))
+    assert (cells["asked"], cells["found"], cells["distance"]) == expected
+
+
+def test_a_verdict_of_several_words_has_the_style_of_its_last():
+    table = ledger.full_table([claim("F4-a", "fails as predicted"), claim("F4-b", "holds in part")])
+    assert "<span class='v v-predicted'>✗ᵖ</span> fails as predicted" in table
+    assert "<span class='v v-part'>◐</span> holds in part" in table
