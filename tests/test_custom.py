@@ -28,7 +28,7 @@ from ncutils import data, experiments, training
 from ncutils.experiments import custom, jobs
 from ncutils.experiments.fingerprint import fingerprint
 
-run_ = sys.modules["ncutils.experiments.run"]
+run_, fingerprints = (sys.modules[f"ncutils.experiments.{name}"] for name in ("run", "fingerprint"))
 BLOBS = (data.gaussian(20, num_classes=3), data.gaussian(20, num_classes=3, split="test"))
 
 
@@ -706,3 +706,342 @@ def test_refusals(changes, error, words):
 def test_names():
     assert custom.name(functools.partial(mlp, width=3)) == "mlp" and custom.name(torch.optim.AdamW) == "AdamW"
     assert custom.name(nn.CrossEntropyLoss()) == "CrossEntropyLoss"
+
+
+# --- one run after another
+
+
+def own_job(**changes):
+    return declare(linear=1, weight_decay=0.001, **changes).jobs()[0]
+
+
+def test_the_seconds_of_the_runs_are_added_and_their_numbers_kept(monkeypatch):
+    real, seconds = custom._plain.train, iter((2.0, 3.5))
+    monkeypatch.setattr(custom._plain, "train", lambda *given: dataclasses.replace(real(*given), seconds=next(seconds)))
+    job = own_job(runs_per_job=2, lr=(0.02,), warmup_steps=0)
+    samples, _ = job.load()
+    result = custom.train(job, samples, {"train": samples})
+    assert result.seconds == 5.5 and result.diverged == []
+    assert [row["run"] for row in result.rows] == sorted(row["run"] for row in result.rows)
+    assert {(row["run"], row["seed"]) for row in result.rows} == {(0, 0), (1, 1)}
+    seconds = iter((1.0, 1.0))
+    assert custom.train(job, samples, {}).seconds == 2.0
+
+
+def test_a_run_that_diverges_is_told_by_its_number():
+    job = own_job(lr=(0.02, 1e8), runs_per_job=4, warmup_steps=0)
+    samples, _ = job.load()
+    result = custom.train(job, samples, {"train": samples})
+    assert job.training.lr == (0.02, 0.02, 1e8, 1e8) and job.seeds == (0, 1, 0, 1)
+    assert [divergence.run for divergence in result.diverged] == [2, 3]
+
+
+def test_the_default_dtype_comes_back_after_an_error():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    with pytest.raises(KeyError), custom.undisturbed(torch.float64):
+        assert torch.rand(2).dtype == torch.float64
+        raise KeyError
+    assert torch.get_default_dtype() == torch.float32 and torch.equal(torch.rand(2), expected)
+
+
+# --- what a network and a loss must do
+
+
+def raising(error):
+    class Raising(nn.Module):
+        def forward(self, x):
+            raise error("it says so")
+
+    return lambda **_: Raising()
+
+
+def answering(answer):
+    class Answering(nn.Module):
+        def forward(self, x):
+            return answer(x)
+
+    return lambda **_: Answering()
+
+
+def build(**changes):
+    job = own_job(**changes)
+    return custom.build(job, job.load()[0])
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, ValueError, IndexError])
+def test_whatever_a_network_or_a_loss_raises_is_said(error):
+    with pytest.raises(ValueError, match=r"network must take x \(2, 64\), the shape of the data: it says so"):
+        build(network=raising(error))
+
+    def loss(outputs, y):
+        raise error("it says so")
+
+    words = r"loss must give one number with a gradient for outputs \(2, 3\), labels \(2,\): it says so"
+    with pytest.raises(ValueError, match=words):
+        build(loss=loss)
+
+
+def test_another_error_of_a_network_or_a_loss_is_its_own():
+    def loss(outputs, y):
+        raise ZeroDivisionError
+
+    for changes in ({"network": raising(ZeroDivisionError)}, {"loss": loss}):
+        with pytest.raises(ZeroDivisionError):
+            build(**changes)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda x: x[:, :2], "Tensor of torch.float32, shape (2, 2)"),
+        (lambda x: x[:, :4], "Tensor of torch.float32, shape (2, 4)"),
+        (lambda x: x[:1, :3], "Tensor of torch.float32, shape (1, 3)"),
+        (lambda x: x[:, :6].reshape(2, 3, 2), "Tensor of torch.float32, shape (2, 3, 2)"),
+        (lambda x: x[0, 0], "tensor("),
+        (lambda x: [x[:, :3]], "[tensor("),
+        (lambda x: x[:, :3].detach().numpy(), "ndarray of float32, shape (2, 3)"),
+    ],
+)
+def test_a_network_gives_one_number_for_each_class(answer, words):
+    with pytest.raises(ValueError) as refused:
+        build(network=answering(answer))
+    assert str(refused.value).startswith(f"network must map x (2, 64) to (2, 3); got {words}")
+
+
+@pytest.mark.parametrize(("layers", "enough"), [(0, False), (1, False), (2, True), (3, True)])
+def test_a_network_has_the_linear_layers_that_are_measured(layers, enough):
+    def make(num_nonlinear, num_linear, width):
+        sizes = [64, *[width] * (layers - 1), 3]
+        made = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+        return nn.Sequential(*made) if layers else answering(lambda x: x[:, :3])()
+
+    job = declare(network=make, linear=2, nonlinear=0, weight_decay=0.001).jobs()[0]
+    if enough:
+        assert len(custom.build(job, job.load()[0])) == layers
+    else:
+        words = f"at least num_linear = 2 nn.Linear layers, whose inputs are measured; got {layers}"
+        with pytest.raises(ValueError, match=words):
+            custom.build(job, job.load()[0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "fits"),
+    [
+        (lambda o, y: o.sum(), True),
+        (lambda o, y: o.sum().reshape(1, 1), True),
+        (lambda o, y: o[:0].flatten(), False),
+        (lambda o, y: o[0, :2], False),
+        (lambda o, y: o.sum().detach(), False),
+        (lambda o, y: o.sum().item(), False),
+    ],
+)
+def test_a_loss_gives_one_number_with_a_gradient(loss, fits):
+    outputs = torch.ones(2, 3, requires_grad=True)
+    if fits:
+        assert custom.check_loss(loss, outputs, torch.tensor([0, 1])) is None
+    else:
+        words = r"loss must give one number with a gradient for outputs \(2, 3\), labels \(2,\); got "
+        with pytest.raises(ValueError, match=words):
+            custom.check_loss(loss, outputs, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_network_that_was_tried_is_as_it_was(training):
+    made = dropping(1, 1, 8).train(training)
+    job = own_job(network=lambda **_: made)
+    samples, _ = job.load()
+    assert custom.build(job, samples) is made and made.training is training
+    assert not any(module._forward_hooks for module in made.modules())
+    with pytest.raises(ValueError, match="network must make a new module whenever it is called; got one"):
+        custom.build(job, samples)
+
+
+def test_a_network_that_is_one_linear_layer_is_measured():
+    frame = run(declare(network=lambda **_: nn.Linear(64, 3, bias=False), nonlinear=0, linear=1, seeds=1)).final()
+    assert sorted(frame["layer"].unique()) == [0, 1] and set(frame["part"]) == {"nonlinear", "linear"}
+
+
+# --- how it is sent
+
+
+def test_what_is_sent_comes_back(monkeypatch):
+    job = own_job(loss=nn.functional.cross_entropy, optimizer=torch.optim.AdamW)
+    for there in (True, False):
+        if not there:  # an older joblib brings one
+            brought = pytest.importorskip("cloudpickle")
+            monkeypatch.setattr(importlib.import_module("joblib.externals"), "cloudpickle", brought, raising=False)
+            monkeypatch.setitem(sys.modules, "cloudpickle", None)
+        bare, code = custom.packed(job)
+        assert bare.network.kind == "mlp" and bare.loss is None and bare.optimizer is None and isinstance(code, bytes)
+        assert bare.seeds == job.seeds and bare.network.width == job.network.width
+        back = custom.unpacked(bare, code)
+        assert back.loss is nn.functional.cross_entropy and back.optimizer is torch.optim.AdamW
+        assert back.network.kind.__name__ == "mlp" and back.network.num_nonlinear == 2
+    plain = declare(network="mlp").jobs()[0]
+    assert custom.packed(plain) == (plain, None) and custom.unpacked(plain, None) is plain
+
+
+def test_a_module_that_cannot_be_copied_is_sent_by_its_name(module, monkeypatch):
+    job = own_job(network=module.net)
+    assert custom.unpacked(*custom.packed(job)).network.kind is not module.net
+    monkeypatch.setattr(module, "SCALE", threading.Lock())
+    assert custom.unpacked(*custom.packed(job)).network.kind is module.net
+
+
+# --- more that is told apart
+
+
+cached = functools.cached_property
+
+
+def recursive(by):
+    def count(n):
+        return by + count(n - 1) if n else 0
+
+    return count
+
+
+def method_of(kind, by):
+    return type("Own", (), {"f": kind(eval(f"lambda *a: {by}")), "__module__": "nowhere"})
+
+
+def property_of(getter, setter):
+    return type("Own", (), {"f": property(getter, setter)})
+
+
+class Reduced:
+    def __init__(self, name):
+        self.name = name
+
+    def __reduce_ex__(self, protocol):
+        return self.name
+
+
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        (recursive(1), recursive(1), recursive(2)),
+        (method_of(staticmethod, 1), method_of(staticmethod, 1), method_of(staticmethod, 2)),
+        (method_of(classmethod, 1), method_of(classmethod, 1), method_of(classmethod, 2)),
+        (method_of(cached, 1), method_of(cached, 1), method_of(cached, 2)),
+        (method_of(staticmethod, 1), method_of(staticmethod, 1), method_of(classmethod, 1)),
+        (property_of(len, None), property_of(len, None), property_of(abs, None)),
+        (property_of(len, len), property_of(len, len), property_of(len, abs)),
+        (np.exp, np.exp, np.sin),
+        (str.upper, str.upper, str.lower),
+        (dict.fromkeys, dict.fromkeys, bytes.fromhex),
+        (len, len, abs),
+        (np.float32(1), np.float32(1), np.float32(2)),
+        (np.float32(1), np.float32(1), np.float64(1)),
+        (torch.float32, torch.float32, torch.float64),
+        (range(3), range(3), range(4)),
+        (Reduced("one"), Reduced("one"), Reduced("two")),
+        ({1, 2, 3}, {3, 2, 1}, {1, 2, 4}),
+        (frozenset({1}), frozenset({1}), {1}),
+        ((1, 2), (1, 2), [1, 2]),
+        ([1, 2], [1, 2], [2, 1]),
+        (types.MappingProxyType({"a": 1}), types.MappingProxyType({"a": 1}), types.MappingProxyType({"a": 2})),
+        (np.arange(4), np.arange(4), np.arange(4).reshape(2, 2)),
+        (np.arange(6).reshape(2, 3).T, np.arange(6).reshape(2, 3).T.copy(), np.arange(6).reshape(3, 2)),
+        (nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2)), torch.ones(2)),
+        (torch.ones(2) * 1j, torch.ones(2) * 1j, (torch.ones(2) * 1j).conj()),
+        (functools.partial(len, 1), functools.partial(len, 1), functools.partial(abs, 1)),
+        (functools.partial(len, key=1), functools.partial(len, key=1), functools.partial(len, key=2)),
+        (functools.lru_cache(recursive(1)), functools.lru_cache(recursive(1)), functools.lru_cache(recursive(2))),
+        (Maker(1.0).__call__, Maker(1.0).__call__, Maker(2.0).__call__),
+    ],
+)  # fmt: skip
+def test_the_same_is_the_same_and_the_other_another(one, same, other, script):
+    assert fingerprint(one) == fingerprint(same) != fingerprint(other)
+
+
+def test_values_are_told_apart_by_their_order_and_number(script):
+    assert len({fingerprint(), fingerprint(1), fingerprint(1, 2), fingerprint(2, 1), fingerprint("1", "2")}) == 5
+    assert fingerprint("12") != fingerprint("1", "2")
+
+
+@pytest.mark.parametrize("value", [torch.eye(2).to_sparse(), torch.empty(2, device="meta")])
+def test_a_tensor_without_plain_contents_is_refused(value):
+    with pytest.raises(
+        TypeError, match=r"must hang on functions, classes and values; got .*, which is no dense tensor"
+    ):
+        fingerprint(value)
+
+
+def test_an_object_whose_own_method_fails_is_refused():
+    class Failing:
+        def __reduce_ex__(self, protocol):
+            raise ZeroDivisionError
+
+    with pytest.raises(TypeError, match=r"must hang on functions, classes and values; got <test_custom\."):
+        fingerprint(Failing())
+
+
+def test_what_a_module_holds_and_nobody_can_read_is_known_by_its_kind(module, monkeypatch):
+    before = fingerprint(module.net)
+    monkeypatch.setattr(module, "HELD", threading.Lock(), raising=False)
+    held = fingerprint(module.net)
+    monkeypatch.setattr(module, "HELD", threading.Lock())
+    assert fingerprint(module.net) == held != before
+    monkeypatch.setattr(module, "HELD", (n for n in "ab"))
+    assert fingerprint(module.net) != held
+
+
+@pytest.mark.parametrize(("name", "counts"), [("__half", True), ("half__", True), ("_one", True), ("__both__", False)])
+def test_all_names_of_a_module_but_pythons_own_are_part_of_it(name, counts, module):
+    setattr(module, name, 1)
+    before = fingerprint(module.net)
+    setattr(module, name, 2)
+    assert (fingerprint(module.net) != before) is counts
+
+
+@pytest.mark.parametrize(
+    ("place", "yours"),
+    [
+        ("/home/me/mine.py", True),
+        ("/home/me/site-packages-of-mine/mine.py", True),
+        ("/home/me/env/lib/site-packages/mine.py", False),
+        ("/usr/lib/python3/dist-packages/mine.py", False),
+        (itertools.__spec__.origin, False),
+        ("frozen", False),
+        (os.__file__, False),
+        (torch.__file__, False),
+        (torch.nn.__file__, False),
+        (data.__file__, False),
+        (str(Path(data.__file__).parents[0] / "mine.py"), False),
+        (str(Path(data.__file__).parents[1] / "mine.py"), True),
+    ],
+)
+def test_a_module_is_yours_by_where_its_file_is(place, yours, monkeypatch):
+    found = types.ModuleType("mine")
+    found.__file__ = place
+    monkeypatch.setitem(sys.modules, "mine", found)
+    assert (found in fingerprints.yours()) is yours
+
+
+@pytest.mark.parametrize(
+    ("places", "yours"),
+    [
+        ((), False),
+        (("/home/me/mine",), True),
+        (("/x/site-packages/mine",), False),
+        (("/x/site-packages/a", "/home/b"), True),
+    ],
+)
+def test_a_package_without_a_file_is_yours_by_its_places(places, yours, monkeypatch):
+    found = types.ModuleType("mine")
+    found.__path__ = places
+    monkeypatch.setitem(sys.modules, "mine", found)
+    assert (found in fingerprints.yours()) is yours
+
+
+def test_scripts_and_what_python_has_built_in_are_not_yours(monkeypatch):
+    for name in ("__main__", "__mp_main__", "itertools"):
+        found = types.ModuleType(name)
+        found.__file__ = "/home/me/mine.py"
+        monkeypatch.setitem(sys.modules, f"alias_of_{name}", found)
+        assert found not in fingerprints.yours()
+    monkeypatch.setitem(sys.modules, "no_module", types.SimpleNamespace(__name__="no_module", __file__="/home/me/a.py"))
+    assert all(isinstance(module, types.ModuleType) for module in fingerprints.yours())

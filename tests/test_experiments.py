@@ -1123,3 +1123,319 @@ def test_threads_are_taken_from_jobs_on_cpus_alone():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+# --- the specification, option by option
+
+
+def blobs(**options):
+    """The smallest declaration there is, and these options."""
+    given = dict(figure="blobs", data=data.gaussian(20, num_classes=3), nonlinear=2, linear=1, lr=0.02)
+    given |= dict(weight_decay=0.001, epochs=3, batch_size=20, measurements=1)
+    return experiments.declare(**given | options)
+
+
+def test_what_is_left_out_has_its_default():
+    spec = blobs()
+    assert (spec.network, spec.seeds, spec.width, spec.sweep, spec.profile, spec.shows) == ("mlp", 1, 64, (), "own", "")
+    assert spec.weight_decay_over_depth is False and spec.class_means is False and spec.runs_per_job == 1
+    assert spec.loss is None and spec.optimizer is None and spec.own_code == {} and spec.runs == 1
+    assert (spec.nonlinear, spec.linear, spec.lr, spec.weight_decay, spec.widths) == (
+        (2,),
+        (1,),
+        (0.02,),
+        (0.001,),
+        (64,),
+    )
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec.seeds = 2
+    assert spec.but(shows="other words") == spec != spec.but(seeds=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"width": 0}, ValueError, "width must be at least 1; got 0"),
+        ({"width": (8, 0)}, ValueError, r"width\[1\] must be at least 1; got 0"),
+        ({"width": ()}, ValueError, "width must hold at least 1; got 0"),
+        ({"nonlinear": -1}, ValueError, r"nonlinear\[0\] must be at least 0; got -1"),
+        ({"nonlinear": 1.5}, TypeError, r"nonlinear\[0\] must be an integer; got 1.5"),
+        ({"linear": 0}, ValueError, r"linear\[0\] must be at least 1; got 0"),
+        ({"lr": -0.1}, ValueError, r"lr\[0\] must be at least 0, finite; got -0.1"),
+        ({"weight_decay": (0.1, float("inf"))}, ValueError, r"weight_decay\[1\] must be at least 0, finite; got inf"),
+        ({"lr": ()}, ValueError, "lr must hold at least one value; got none"),
+        ({"linear": []}, ValueError, "linear must hold at least one value; got none"),
+        ({"seeds": 0}, ValueError, "seeds must be at least 1; got 0"),
+        ({"runs_per_job": 0}, ValueError, "runs_per_job must be at least 1; got 0"),
+        ({"runs_per_job": 1.5}, TypeError, "runs_per_job must be an integer; got 1.5"),
+        ({"figure": 3}, TypeError, "figure must be a string; got 3"),
+        ({"figure": "a:b"}, ValueError, "figure must be a name of at most 100 characters, .*; got 'a:b'"),
+        ({"figure": ".a"}, ValueError, "no dot in front; got '.a'"),
+        ({"network": 3}, ValueError, "network must be one of mlp, resnet20, or a function .*; got 3"),
+        ({"sweep": "momentum"}, TypeError, "sweep must be a dict or tuple or list; got 'momentum'"),
+        ({"sweep": [("momentum",)]}, ValueError, r"sweep\[0\] must be a pair; got \('momentum',\)"),
+        ({"sweep": {"momentum": (0.1,), "lr": (0.1,)}}, ValueError, "sweep must name options among .*; got lr$"),
+        ({"sweep": {"speed": (1,), "epochs": (1,)}}, ValueError, "drop_at, .*; got speed, epochs$"),
+        ({"sweep": {"drop_at": (0.1, 0.2, 0.2)}}, ValueError, r"sweep\['drop_at'\] must not repeat .* 0.2 twice"),
+    ],
+)
+def test_options_that_make_no_experiment(changes, error, words):
+    with pytest.raises(error, match=words):
+        blobs(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"width": 1},
+        {"width": [1, 2]},
+        {"nonlinear": (0, 1)},
+        {"lr": 0},
+        {"weight_decay": 0},
+        {"runs_per_job": 1},
+        {"runs_per_job": None},
+        {"figure": "a" * 100},
+        {"figure": "a.b c"},
+        {"sweep": [("momentum", (0.5,))]},
+        {"sweep": (("momentum", (0.5,)), ("drop_at", (0.5, 1.0)))},
+        {"network": "resnet20", "class_means": True},
+    ],
+)
+def test_options_at_their_limits(changes):
+    spec = blobs(**changes)
+    for name, value in changes.items():
+        kept = getattr(spec, name)
+        assert kept == value or kept == (value,) or list(kept) == list(value)
+
+
+def test_a_specification_has_what_its_parts_have_and_nothing_else():
+    import pickle
+
+    spec = blobs()
+    assert (spec.epochs, spec.batch_size, spec.samples, spec.momentum) == (3, 20, None, 0.9)
+    for name in ("nonsense", "_names", "__len__", "_data_"):
+        with pytest.raises(AttributeError, match=f"a Specification has no '{name}'"):
+            getattr(spec, name)
+    assert pickle.loads(pickle.dumps(specification("3"))) == specification("3")
+
+
+def test_parts_may_be_given_whole():
+    spec = specification("2-mlp", "cores")
+    same = blobs(figure="2-mlp", data=spec.data, training=spec.training, batch_size=128, epochs=20)
+    assert same.data == spec.data and same.training == spec.training
+    other = spec.but(data=jobs.DataConfig("mnist5k", 500), training=training.TrainingConfig(steps=7))
+    assert (other.data.source, other.samples, other.training.steps, other.epochs) == ("mnist5k", 500, 7, None)
+
+
+@dataclass(frozen=True)
+class Widths:
+    make: str = "mlp"
+
+    def __call__(self, num_nonlinear, num_linear, width):
+        return torch.nn.Linear(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("figure", "profile", "changes", "words"),
+    [
+        (
+            "3",
+            "quick",
+            {},
+            """Figure 3, profile quick: balancedness and negativity of the head's non-linear layers against the number \
+of non-linear layers
+  data      1,000 digits of 28x28, measured on all of them and 1,000 test samples
+  network   MLP, ReLU layers 4, 6, 8, 12, linear layers 1, width 64
+  runs      lr 0.025, 0.05 x weight decay 0.016 / depth x 2 seeds: 16 in all
+  schedule  500 epochs of 10 steps, batch 100, momentum 0.9, lr / 10 after 80%; flow time 988; float64""",
+        ),
+        (
+            "2-mlp",
+            "paper",
+            {"shows": "this", "sweep": {"momentum": (0.5, 0.75), "drop_at": (0.25,)}, "seeds": 1, "width": (8, 16)},
+            """Figure 2-mlp, profile paper: this
+  data      60,000 digits of 28x28, measured on all of them and 8,000 test samples
+  network   MLP, ReLU layers 5, linear layers 1, 2, 3, 4, 5, 6, width 8, 16
+  runs      lr 0.001 x weight decay 0.001 ... 0.004 (10 of them) x momentum 0.5, 0.75 x drop_at 0.25 x 1 seeds: \
+240 in all
+  schedule  1,000 epochs of 468 steps, batch 128, momentum 0.9, lr / 10 after 80%; flow time 3,836; float32""",
+        ),
+        (
+            "2-resnet",
+            "quick",
+            {
+                "profile": "own",
+                "shows": "this",
+                "linear": (1, 2, 3, 4, 5, 6, 7),
+                "test_samples": 0,
+                "measured": 100,
+                "size": None,
+                "drop_factor": 0.25,
+                "drop_at": 0.456,
+                "momentum": 0.0,
+                "batch_size": None,
+                "precision": None,
+                "epochs": 1000,
+                "warmup_steps": 0,
+            },
+            """2-resnet: this
+  data      200 CIFAR-10 images of 16x16, measured on 100 of them
+  network   ResNet20, ReLU layers 0, linear layers 1 ... 7 (7 of them), width 64
+  runs      lr 0.02 x weight decay 0.015 x 2 seeds: 14 in all
+  schedule  1,000 epochs of 1 steps, batch 200, momentum 0, lr / 4 after 46%; flow time 12; float32""",
+        ),
+        (
+            "2-resnet",
+            "quick",
+            {"profile": "own", "shows": "", "optimizer": torch.optim.AdamW, "network": Widths(), "drop_factor": 0.0,
+             "size": 4, "precision": "float32"},
+            """2-resnet
+  data      200 CIFAR-10 images of 4x4, measured on all of them and 200 test samples
+  network   Widths, ReLU layers 0, linear layers 1, 2, 4, width 64
+  runs      lr 0.02 x weight decay 0.015 x 2 seeds: 6 in all
+  schedule  30 epochs of 10 steps, batch 20, AdamW, lr / inf after 70%; float32""",
+        ),
+    ],
+)  # fmt: skip
+def test_a_specification_in_words(figure, profile, changes, words):
+    assert specification(figure, profile).but(**changes).describe() == words
+
+
+@pytest.mark.parametrize(
+    ("source", "changes", "words"),
+    [
+        ("mnist5k", {}, "4,000 digits of 28x28"),
+        ("mnist", {}, "60,000 digits of 28x28"),
+        ("mnist", {"size": 14}, "60,000 digits of 14x14"),
+        ("cifar10", {}, "50,000 CIFAR-10 images of 32x32"),
+        ("cifar10_small", {}, "800 CIFAR-10 images of 16x16"),
+        ("cifar10_small", {"size": 4, "samples": 100}, "100 CIFAR-10 images of 4x4"),
+        ("fashion_mnist", {}, "60,000 fashion_mnist of 28x28"),
+        (data.gaussian(20, num_classes=3), {}, "60 samples of gaussian"),
+    ],
+)
+def test_data_in_words(source, changes, words):
+    assert blobs(data=source, **changes).label() == f"blobs: {words}, 1 seed, 3 epochs, float32, CPU"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seeds": 2, "epochs": 1500}, "blobs: 60 samples of gaussian, 2 seeds, 1,500 epochs, float32, GPU"),
+        ({"seeds": 3, "precision": "float64"}, "blobs: 60 samples of gaussian, 3 seeds, 3 epochs, float64, GPU"),
+        ({"epochs": None, "steps": 1234}, "blobs: 60 samples of gaussian, 1 seed, 1,234 steps, float32, GPU"),
+        ({"profile": "quick"}, "quick: 60 samples of gaussian, 1 seed, 3 epochs, float32, GPU"),
+        ({"profile": "cores"}, "what two cores can: 60 samples of gaussian, 1 seed, 3 epochs, float32, GPU"),
+        ({"profile": "paper"}, "paper-scale with changes: 60 samples of gaussian, 1 seed, 3 epochs, float32, GPU"),
+    ],
+)
+def test_labels(changes, words):
+    assert blobs(**changes).label("GPU") == words
+
+
+def test_a_changed_profile_that_is_not_the_papers_is_called_by_its_name():
+    for profile, name in (("quick", "quick"), ("cores", "what two cores can")):
+        for spec in (specification("1", profile), specification("1", profile).but(seeds=7)):
+            assert spec.label().startswith(f"{name}: ")
+
+
+def test_names_of_set_ups():
+    sweep = {"momentum": (0.0, 0.5), "drop_at": (0.25,)}
+    spec = blobs(lr=(0.02, 0.1), weight_decay=(0.001, 0.0), sweep=sweep)
+    assert spec.setup_name(0) == "lr=0.02, wd=0.001, momentum=0.0, drop_at=0.25"
+    assert spec.setup_name(7) == "lr=0.1, wd=0, momentum=0.5, drop_at=0.25"
+    assert blobs(weight_decay_over_depth=True).setup_name(0) == "lr=0.02, wd=0.001/depth"
+    assert len(spec.setups) == spec.runs == 8
+    assert spec.swept == (("momentum", (0.0, 0.5)), ("drop_at", (0.25,)))
+
+
+def test_jobs_are_blocks_of_runs_that_differ_in_seed_step_size_and_weight_decay():
+    spec = blobs(nonlinear=(2, 3), linear=(1, 4), lr=(0.02, 0.1), weight_decay=(0.5, 0.25), seeds=3, width=(4, 5))
+    spec = spec.but(sweep={"momentum": (0.0, 0.5)}, weight_decay_over_depth=True, runs_per_job=5)
+    planned = spec.planned()
+    assert [job for job, _ in planned] == spec.jobs() == spec.cells()
+    assert len(planned) == 2 * 2 * 2 * 2 * 3  # networks, widths, momenta, and twelve runs in blocks of five
+    first = planned[:6]
+    assert [numbers for _, numbers in first] == [
+        [0, 1, 2, 6, 7],
+        [8, 12, 13, 14, 18],
+        [19, 20],
+        [3, 4, 5, 9, 10],
+        [11, 15, 16, 17, 21],
+        [22, 23],
+    ]
+    job = first[4][0]
+    assert job.seeds == (2, 0, 1, 2, 0) and job.training.lr == (0.02, 0.1, 0.1, 0.1, 0.1)
+    assert job.training.weight_decay == (0.25 / 3, 0.5 / 3, 0.5 / 3, 0.5 / 3, 0.25 / 3)
+    assert job.training.momentum == 0.5 and job.device == "cpu" and job.class_grams is False
+    shapes = [(job.network.num_nonlinear, job.network.num_linear, job.network.width) for job, _ in planned[::6]]
+    assert shapes == list(itertools.product((2, 3), (1, 4), (4, 5)))
+    last = planned[-1][0]
+    assert last.training.weight_decay == (0.25 / 7,) * 2 and last.seeds == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "blocks"), [("cpu", None, 6), ("cuda", None, 1), ("cuda", 4, 2), ("cpu", 4, 2)]
+)
+def test_all_runs_of_a_network_are_one_job_on_a_gpu(device, given, blocks):
+    found = blobs(lr=(0.02, 0.1), seeds=3, runs_per_job=given).jobs(device)
+    assert len(found) == blocks and {job.device for job in found} == {device}
+    assert {decay for job in found for decay in job.training.weight_decay} == {0.001}
+    assert [lr for job in found for lr in job.training.lr] == [0.02] * 3 + [0.1] * 3
+
+
+def test_flow_time_is_of_the_first_step_size_and_of_no_other_optimizer():
+    spec = blobs(lr=(0.25, 0.5), epochs=None, steps=4, momentum=0.5, drop_at=0.5, drop_factor=0.1, warmup_steps=0)
+    assert spec.steps == 4
+    assert spec.flow_time == pytest.approx(0.25 * (1 + 1 + 0.1 + 0.1) / (1 - 0.5))
+    sizes = sys.modules["ncutils.experiments.specification"].step_sizes(spec.training)
+    np.testing.assert_allclose(sizes, [0, 1, 2, 2.1, 2.2])
+    assert np.isnan(spec.but(optimizer=torch.optim.AdamW).flow_time)
+    assert blobs().steps == 9
+
+
+def test_an_archive_keeps_every_option_in_words():
+    spec = blobs(loss=torch.nn.functional.cross_entropy, optimizer=torch.optim.AdamW, seeds=2, precision="float64")
+    options = spec.options()
+    assert (options["loss"], options["optimizer"]) == ("cross_entropy (own)", "AdamW (own)")
+    assert options["momentum"] is None and options["precision"] == "float64" and options["seeds"] == 2
+    assert options["data"].startswith("gaussian:") and options["lr"] == [0.02] and options["weight_decay"] == [0.001]
+    plain = blobs().options()
+    assert plain["momentum"] == 0.9 and plain["precision"] == "float32" and plain["network"] == "mlp"
+    assert specification("3").options()["data"] == "mnist5k" and json.loads(json.dumps(plain)) == plain
+    assert set(spec.own_code) == {"loss", "optimizer"}
+
+
+def test_what_was_not_stored_had_what_is_now_the_default():
+    identity = sys.modules["ncutils.experiments.specification"].identity
+    whole = blobs()
+    stored = whole.options()
+    for name in ("width", "weight_decay_over_depth", "precision", "momentum", "measured", "runs_per_job", "shows"):
+        del stored[name]
+    assert identity(stored) == whole.identity()
+    for changes in ({"width": 63}, {"momentum": 0.8}, {"precision": "float64"}, {"measured": 30}, {"lr": (0.03,)}):
+        assert identity(stored | json.loads(json.dumps(changes))) != whole.identity()
+    assert identity(stored | {"runs_per_job": 9, "shows": "x", "runs_per_cell": 3}) == whole.identity()
+    assert "source" not in whole.identity() and whole.identity()["lr"] == [0.02]
+    assert "lr" not in identity({"figure": "x"})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [(dict(steps=6), "6 steps, batch 6"), (dict(epochs=2), "2 epochs of 5 steps")]
+)
+def test_a_length_in_steps_is_not_one_in_epochs(given, words):
+    blobs = data.gaussian(10, num_classes=3, dim=5)
+    spec = experiments.declare(
+        figure="mine",
+        data=blobs,
+        nonlinear=1,
+        linear=2,
+        width=4,
+        lr=0.1,
+        weight_decay=0.1,
+        batch_size=6,
+        warmup_steps=1,
+        measurements=1,
+        **given,
+    )
+    assert f"  schedule  {words}" in spec.describe()

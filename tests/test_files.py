@@ -1,10 +1,15 @@
 """What is stored is verified before it is used: checkpoints, cached jobs, data files; and how they are written."""
 
+import hashlib
+import os
 import pickle
 import random
+import re
 import shutil
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -39,6 +44,149 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         temporary.write_text("two")
         raise OSError(28, "No space left on device")
     assert path.read_text() == "one" and [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+def test_a_folder_that_is_not_there_is_made_and_no_part_is_left(tmp_path):
+    path = tmp_path / "one" / "two" / "three" / "file"
+    with _files.atomic(path) as temporary:
+        temporary.write_text("one")
+    assert re.fullmatch(r"\.file\.[0-9a-f]{8}", temporary.name) and temporary.parent == path.parent
+    with pytest.raises(KeyError), _files.atomic(path) as temporary:
+        temporary.write_text("two")
+        raise KeyError
+    assert path.read_text() == "one" and [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(OSError(28, "No space left on device"), "No space left on device"), (OSError("a reason"), "a reason")],
+)
+def test_a_file_that_cannot_be_written_is_named_with_the_reason(error, words, tmp_path):
+    with pytest.raises(OSError) as refused, _files.atomic(tmp_path / "file"):
+        raise error
+    assert (refused.value.strerror, refused.value.errno) == (
+        f"could not write {tmp_path / 'file'}: {words}",
+        error.errno,
+    )
+
+
+# --- places
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """The home of a user without settings, and the package as installed, where there is no checkout around it."""
+    for variable in ("NCUTILS_DATA", "NCUTILS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "site" / "ncutils").mkdir(parents=True)
+    return tmp_path
+
+
+def test_places_of_a_checkout(places):
+    root = Path(_files.__file__).resolve().parents[1]
+    assert (root / "pyproject.toml").exists() and _files.checkout() == root
+    assert _files.data_dir() == root / "data" and _files.cache_dir() == root / "_build" / "cache"
+    assert _files.results_dir() == root / "results" and _files.claims_file() == root / "claims.toml"
+
+
+def test_places_of_an_installed_copy(places, monkeypatch):
+    package = places / "site" / "ncutils"
+    monkeypatch.setattr(_files, "__file__", str(package / "_files.py"))
+    assert _files.checkout() is None
+    assert _files.data_dir() == places / "home" / ".cache" / "ncutils"
+    assert _files.cache_dir() == places / "home" / ".cache" / "ncutils" / "cells"
+    assert _files.results_dir() == package / "results" and _files.claims_file() == package / "claims.toml"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(places / "xdg"))
+    assert _files.data_dir() == places / "xdg" / "ncutils"
+    (places / "site" / "pyproject.toml").touch()
+    assert _files.checkout() == places / "site" and _files.data_dir() == places / "site" / "data"
+
+
+@pytest.mark.parametrize("name", ["a", "of", "offer", "zz"])
+def test_the_environment_says_where_files_are(name, places, monkeypatch):
+    monkeypatch.setenv("NCUTILS_DATA", f"~/{name}")
+    assert _files.data_dir() == places / "home" / name
+    monkeypatch.setenv("NCUTILS_CACHE", name)
+    assert _files.cache_dir() == Path(name)
+    monkeypatch.setenv("NCUTILS_CACHE", f"~/{name}")
+    assert _files.cache_dir() == places / "home" / name
+    monkeypatch.setenv("NCUTILS_CACHE", "off")
+    assert _files.cache_dir() is None
+
+
+# --- what is left over, what is damaged
+
+
+def test_what_was_being_written_is_removed_after_a_day_and_not_before(tmp_path, monkeypatch):
+    """Many of each, for the order in which a folder is read is any."""
+    now = 1_700_000_000
+    monkeypatch.setattr(_files.time, "time", lambda: float(now))
+    names = {}
+    for number in range(8):
+        for age, kept in ((0, True), (86_400, True), (86_400.5, False), (86_401.5, False), (1e6, False)):
+            suffix = "parquet" if number % 2 else "checkpoint"
+            names[f".{number:x}{int(age * 10):015x}.{suffix}.{number:08x}"] = age, kept
+        names[f".{number:x}other.parquet.{number:08x}"] = 1e6, True
+        names[f".{number:016x}.parquet.{number:07x}"] = 1e6, True
+        names[f"{number:016x}.parquet.{number:08x}"] = 1e6, True
+    for name, (age, _) in names.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, ns=(int((now - age) * 1e9),) * 2)
+    _files.sweep_away(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {name for name, (_, kept) in names.items() if kept}
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (MemoryError(), True),
+        (ImportError("pyarrow"), True),
+        (PermissionError(13, "Permission denied"), True),
+        (OSError("Parquet magic bytes not found"), False),
+        (ValueError("damaged"), False),
+        (KeyError("errno"), False),
+    ],
+)
+def test_an_error_that_says_nothing_of_the_contents_is_raised_again(error, raised):
+    with pytest.raises(type(error)) if raised else nullcontext():
+        assert _files.check_readable(error) is None
+
+
+def test_the_warning_about_a_damaged_file_points_to_who_asked_for_it(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("half")
+
+    def reads():
+        _files.set_aside(path, "a reason")
+
+    def asks():
+        reads()
+
+    for _ in range(2):  # the second time it is no longer there, as if another process had been faster
+        with pytest.warns(UserWarning) as said:
+            asks()
+        words = f"{path} is damaged (a reason); kept as file.damaged, what it held is computed again"
+        assert str(said[0].message) == words and said[0].lineno == asks.__code__.co_firstlineno + 1
+        assert [p.name for p in tmp_path.iterdir()] == ["file.damaged"]
+
+
+def test_a_digest_is_the_start_of_the_hash_of_all_parts():
+    assert _files.digest("a", b"b", "\u00e9") == hashlib.sha256("ab\u00e9".encode()).hexdigest()[:16]
+    assert _files.digest() == hashlib.sha256().hexdigest()[:16]
+
+
+def test_docstrings_of_every_kind_are_left_out_of_the_syntax():
+    code = (
+        '"""Module."""\nclass A:\n    """Class."""\n    b = 1\n\ndef f():\n    """Function."""\n    return 1\n\n'
+        'async def g():\n    """Later."""\n    return 2\n\ndef h():\n    return "text"\n'
+    )
+    same = re.sub(r'"""\w+\.', '"""Other words.', code)
+    bare = re.sub(r' *""".*"""\n', "", code)
+    assert same != code and '"""' not in bare
+    assert _files.syntax(code) == _files.syntax(same) == _files.syntax(bare)
+    for old, new in (("b = 1", "b = 2"), ("return 1", "return 3"), ("return 2", "return 3"), ('"text"', '"other"')):
+        assert _files.syntax(code) != _files.syntax(code.replace(old, new))
 
 
 # --- checkpoints
@@ -79,7 +227,6 @@ class Evil:
 
 def test_opening_a_checkpoint_runs_no_code(checkpoint):
     import builtins
-    import hashlib
     import io
 
     payload = io.BytesIO()

@@ -1,9 +1,12 @@
 """The command line: what it prints, what it refuses, where it leaves results."""
 
+import io
+import os
 import shlex
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 
@@ -193,3 +196,138 @@ def test_a_commands_own_help_says_what_it_does_in_a_sentence(command, begins, ca
         main([command, "--help"])
     words = " ".join(capsys.readouterr().out.split())
     assert f" {begins}" in words and f"{begins[0]}{begins[0].lower()}{begins[1:]}" not in words
+
+
+# --- the exit status
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (ValueError("not this one"), 2, "error: not this one"),
+        (OSError("no disk"), 1, "error: no disk"),
+        (FileNotFoundError("no file"), 1, "error: no file"),
+        (RuntimeError("no memory"), 1, "error: no memory"),
+        (KeyboardInterrupt(), 130, "stopped; finished jobs are kept"),
+        (experiments.Stopped(15, None), 143, "stopped; finished jobs are kept"),
+    ],
+)
+def test_what_goes_wrong_is_told_by_the_status(error, status, words, monkeypatch, capsys):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(experiments, "cost", fails)
+    assert main(["cost", "3"]) == status
+    out, err = capsys.readouterr()
+    assert out == "" and err.strip().startswith(words)
+
+
+def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch):
+    monkeypatch.setattr(experiments, "cost", lambda *_: {}["nothing"])
+    with pytest.raises(KeyError):
+        main(["cost", "3"])
+
+
+def test_a_reader_that_is_gone_is_no_error(monkeypatch, capfd):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as pipe, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", pipe)
+        assert main(["list", "3"]) == 0
+        print("goes nowhere", flush=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_words_arrive_before_the_program_ends(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, write_through=False))
+    assert main(["list", "3"]) == 0
+    assert written.getvalue().startswith(b"Figure 3, profile quick")
+    sys.stdout.detach()
+
+
+# --- what each command does
+
+
+def test_the_estimate_is_seen_before_the_run_begins(monkeypatch):
+    written, seen = io.BytesIO(), []
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, write_through=False))
+
+    def runs(spec, **_):
+        seen.append(written.getvalue().decode())
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(experiments, "run", runs)
+    assert main(["run", "3"]) == 1
+    assert "2 runs in 2 jobs" in seen[0]
+    sys.stdout.detach()
+
+
+def test_runs_that_diverged_are_named(monkeypatch, capsys):
+    monkeypatch.setitem(experiments.DECLARED, ("3", "quick"), TINY.but(profile="quick", lr=(0.05, 1e6), nonlinear=(5,)))
+    assert main(["run", "3"]) == 0
+    assert "\n1 of 2 runs diverged: depth 6 run 1\n" in capsys.readouterr().out
+    monkeypatch.setitem(experiments.DECLARED, ("3", "quick"), TINY.but(profile="quick", nonlinear=(5,)))
+    assert main(["run", "3"]) == 0
+    assert "diverged" not in capsys.readouterr().out
+
+
+def test_a_job_that_has_only_begun_can_be_resumed(monkeypatch, capsys):
+    monkeypatch.setattr(experiments, "progress", lambda *_: (0, 1, 2))
+    assert main(["resume", "3"]) == 0
+    assert "0 of 2 jobs are done, 1 begun\n" in capsys.readouterr().out
+    monkeypatch.setattr(experiments, "progress", lambda *_: (0, 0, 2))
+    assert main(["resume", "3"]) == 2
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What is asked of the library, in order, with nothing computed."""
+    found = []
+    monkeypatch.setattr(experiments, "cost", lambda spec, *rest, **given: found.append(("cost", spec, rest, given)))
+    monkeypatch.setattr(experiments, "check_engine", lambda *given: found.append(("engine", *given)))
+    monkeypatch.setattr(experiments, "check_committed", lambda: found.append(("committed",)))
+    monkeypatch.setattr(experiments, "label", lambda result: "a label")
+    monkeypatch.setattr(experiments, "save_archive", lambda result, folder: found.append(("archive", folder)))
+
+    def runs(spec, **given):
+        found.append(("run", spec, given))
+        rows = pd.DataFrame({"depth": [1], "run": [0], "diverged": [False]})
+        return experiments.Result(pd.concat([rows] * 1234), "a label", {})
+
+    monkeypatch.setattr(experiments, "run", runs)
+    return found
+
+
+def test_the_paper_command_runs_every_figure_at_its_size(asked, capsys):
+    assert main(["paper", "--no-archive"]) == 0
+    ran = [(spec.figure, spec.profile, given["device"]) for what, spec, given in (a for a in asked if a[0] == "run")]
+    figures = [figure for figure, profile in experiments.DECLARED if profile == "paper"]
+    assert sorted(ran) == sorted((figure, "paper", "cuda") for figure in figures) and len(ran) == 7
+    assert capsys.readouterr().out.count("a label: 1,234 rows\n") == 7
+    assert not [a for a in asked if a[0] in ("committed", "archive")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "profile", "engine", "archived"),
+    [
+        ([], "quick", ("loky", None, None), False),
+        (["--profile", "cores"], "cores", ("loky", None, None), True),
+        (["--profile", "paper"], "paper", ("loky", None, None), True),
+        (["--profile", "paper", "--no-archive"], "paper", ("loky", None, None), False),
+        (["--jobs", "3", "--backend", "dask", "--device", "cuda"], "quick", ("dask", 3, "cuda"), False),
+    ],
+)
+def test_what_the_command_asks_of_the_library(arguments, profile, engine, archived, asked):
+    assert main(["run", "3", *arguments]) == 0
+    backend, number, device = engine
+    given = {"device": device, "jobs": number, "backend": backend}
+    spec = experiments.specification("3", profile)
+    wanted = [("engine", *engine), ("committed",), ("cost", spec, (), {"device": device}), ("run", spec, given)]
+    wanted += [("archive", None)]
+    assert asked == [step for step in wanted if archived or step[0] not in ("committed", "archive")]
+
+
+def test_estimates_are_of_what_is_asked_for(asked):
+    assert main(["cost", "3", "--profile", "cores", "--device", "cuda"]) == 0
+    assert asked == [("cost", "3", ("cores", "cuda"), {})]
