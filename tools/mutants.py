@@ -35,6 +35,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "results" / "trust" / "mutants.json"
+SEED = int(os.environ.get("SEED", 0))  # another one draws another sample
 JOBS = 2  # copies of the tree, and changes tried at a time
 AT_IMPORT = 120  # seconds of tests that a line meets which runs at import only
 PRISTINE = "_pristine"  # in a copy: the library before any change, and which test runs what
@@ -199,8 +200,7 @@ def chosen(items: list, arguments: list[str], known: dict) -> list:
     items.sort(key=lambda item: (str(item.mutations[0].module_path), item.mutations[0].start_pos,
                                  item.mutations[0].operator_name, item.mutations[0].occurrence))  # fmt: skip
     if "--again" not in arguments:
-        seed = int(os.environ.get("SEED", 0))
-        return random.Random(seed).sample(items, min(int([*arguments, 80][0]), len(items)))
+        return random.Random(SEED).sample(items, min(int([*arguments, 80][0]), len(items)))
     found = []
     for survivor in known["survived"]:
         places = [
@@ -251,7 +251,7 @@ def main(arguments: list[str]) -> int:
                     survivor["noticed since"] = bool(outcomes[item.job_id].is_killed)
         else:
             report = tallied(plan, outcomes, reasons, first / PRISTINE)  # the checkout may have gone on meanwhile
-            report |= {"possible": len(items), "seconds": round(time.time() - start)}
+            report |= {"possible": len(items), "seed": SEED, "seconds": round(time.time() - start)}
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     REPORT.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     since = sum(survivor.get("noticed since", False) for survivor in report["survived"])
