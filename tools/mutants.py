@@ -7,8 +7,8 @@ Cosmic Ray (pip install -e '.[attacks]') finds the changes, makes them and keeps
 examples run once without any change, under coverage, which tells the lines that each of them runs. Then COUNT changes
 are drawn with a seed of their own (SEED in the environment, else 0), of the files whose path holds one of the words
 (of all, where none is given), and divided between two copies of the checkout. A change meets the tests that run its
-line, the quickest first; one in a line that runs at import only meets those that run anything of the file, for two
-minutes of them. Type hints are left alone, and an operator of arithmetic has one other.
+line, the quickest first, a minute of them; one in a line that runs at import only meets those that run anything of the
+file. Type hints are left alone, and an operator of arithmetic has one other.
 
 Writes results/trust/mutants.json: what was planted, which test noticed it first, and what survived, with the reason
 that somebody wrote beside a survivor, if any. `--again` leaves these counts as they were and says of each survivor
@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REPORT = ROOT / "results" / "trust" / "mutants.json"
 SEED = int(os.environ.get("SEED", 0))  # another one draws another sample
 JOBS = 2  # copies of the tree, and changes tried at a time
-AT_IMPORT = 120  # seconds of tests that a line meets which runs at import only
+ENOUGH = 60  # seconds of tests that a change meets
 PRISTINE = "_pristine"  # in a copy: the library before any change, and which test runs what
 # `x | None` is a type hint far more often than an operation. Of arithmetic, one swap an operator: most of the eleven
 # others end in a TypeError, which says little about tests.
@@ -111,16 +111,16 @@ def statement(source: str, line: int) -> range:
 
 
 def tests_of(file: str, line: int, source: str, known: dict) -> list[str]:
-    """The tests that run a line, the quickest first; of one that runs at import, some that run anything of its file."""
+    """The quickest tests that run a line; of one that runs at import, those that run anything of its file."""
     seconds, lines = known["seconds"], known["lines"].get(file, {})
-    if found := {test for place in statement(source, line) for test in lines.get(str(place), ())}:
-        return sorted(found, key=seconds.get)
-    ranked = sorted({test for given in lines.values() for test in given}, key=seconds.get)
+    found = {test for place in statement(source, line) for test in lines.get(str(place), ())}
+    found = found or {test for given in lines.values() for test in given}
     total, kept = 0.0, []
-    for test in ranked:
+    for test in sorted(found, key=seconds.get):
         total += seconds[test]
-        if total <= AT_IMPORT:
-            kept.append(test)
+        if kept and total > ENOUGH:
+            break
+        kept.append(test)
     return kept
 
 
@@ -234,6 +234,10 @@ def main(arguments: list[str]) -> int:
         print(f"{len(items)} possible changes, {len(plan)} to plant; first the tests without any", flush=True)
         observed(first)
         trees = [first, *(copied(Path(scratch, f"tree{number}"), first) for number in range(1, JOBS))]
+        for tree in trees:  # the tests' bytecode is kept, no changed file's is
+            kept = environment(tree) | {"PYTHONDONTWRITEBYTECODE": ""}
+            program = [sys.executable, *PYTEST, "--collect-only", "tests", "ncutils"]
+            subprocess.run(program, cwd=tree, env=kept, check=True, stdout=subprocess.DEVNULL)
         for number, tree in enumerate(trees):
             with use_db(tree / "mutants.sqlite", WorkDB.Mode.open) as session:
                 session.clear()
