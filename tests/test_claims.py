@@ -1005,3 +1005,13 @@ def test_steps_fifty_times_larger_are_those_of_the_archive():
     frame = made_up(5, 4, nc2=lambda layer, step: float(layer))
     frame.attrs = {"provenance": {"specification": {"figure": "4"}}}
     assert every("NC2 of what enters the head, here over that of the archive", frame) == pytest.approx([5 / mean])
+
+
+@pytest.mark.parametrize("column", ["nc1", "nc2"])
+@pytest.mark.parametrize(
+    ("where", "layer"), [("Z_{L-1}", lambda depth: depth + 1), ("what enters the head", lambda depth: 2)]
+)
+def test_six_linear_layers_over_one_are_six_over_one(column, where, layer):
+    frames = [made_up(2, d, **{column: lambda at, step, d=d: 100.0 * d + at}) for d in (1, 2, 5, 6, 7)]
+    found = asked(f"{column.upper()} of {where}, six linear layers over one", pd.concat(frames, ignore_index=True))
+    assert found == pytest.approx((600 + layer(6)) / (100 + layer(1)))

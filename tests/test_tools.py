@@ -669,6 +669,7 @@ def test_a_planted_change_meets_the_tests_that_run_its_statement_the_quickest_fi
     known = {"seconds": {"quick": 0.1, "slow": 40.0, "slower": 100.0},
              "lines": {"f.py": {"6": ["slow", "quick"], "7": ["slower"], "9": ["slow", "quick"]}}}  # fmt: skip
     assert list(mutants.statement(source, 8)) == [7, 8] and list(mutants.statement(source, 6)) == [6]
+    assert list(mutants.statement("@checked(\n    a=1)\ndef f(a):\n    b = a\n    return b\n", 2)) == [4, 5]
     assert mutants.tests_of("f.py", 8, source, known) == ["slower"]  # the second line of a statement, one test at least
     assert mutants.tests_of("f.py", 6, source, known) == ["quick", "slow"]  # an `if` without what hangs on it
     assert mutants.tests_of("f.py", 1, source, known) == ["quick", "slow"]  # at import: a minute of its file's tests

@@ -101,8 +101,16 @@ def observed(tree: Path) -> None:
 
 
 def statement(source: str, line: int) -> range:
-    """The lines of the smallest statement that a line is in; of a compound one those before its body."""
-    around = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.stmt) and n.lineno <= line <= n.end_lineno]
+    """The lines of the smallest statement that a line is in; of a compound one those before its body.
+
+    Of a decorator, the lines of what it decorates: it does its work when that is called.
+    """
+    around = []
+    for node in ast.walk(ast.parse(source)):
+        if any(mark.lineno <= line <= mark.end_lineno for mark in getattr(node, "decorator_list", ())):
+            return range(node.body[0].lineno, node.end_lineno + 1)
+        if isinstance(node, ast.stmt) and node.lineno <= line <= node.end_lineno:
+            around.append(node)
     if not around:
         return range(line, line + 1)
     inner = min(around, key=lambda node: node.end_lineno - node.lineno)

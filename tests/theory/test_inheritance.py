@@ -223,6 +223,7 @@ def test_a_last_layer_of_low_rank_is_bounded_at_the_ranks_it_has():
         ({"y": torch.zeros(9)}, r"must be \(N, n\), \(N,\) integers and matrices"),
         ({"y": torch.zeros(9, dtype=torch.complex64)}, r"must be \(N, n\), \(N,\) integers and matrices"),
         ({"y": torch.zeros(8, dtype=torch.long)}, r"y must be \(9,\), one label a sample; got \(8,\)"),
+        ({"y": torch.zeros(10, dtype=torch.long)}, r"y must be \(9,\), one label a sample; got \(10,\)"),
         ({"y": torch.zeros(9, 1, dtype=torch.long)}, r"y must be \(9,\), one label a sample; got \(9, 1\)"),
         ({"y": torch.zeros(9, dtype=torch.long)}, r"y must hold labels 0..K-1, K >= 2, each at least once; got \[0\]"),
         ({"y": torch.tensor([0, 2] * 4 + [0])}, r"each at least once; got \[0, 2\]"),
