@@ -165,7 +165,7 @@ def test_float32_gradients_of_a_deep_head_are_as_exact_as_autograd():
     for layer in range(9):
         scale = exact[layer].norm()
         error = (trainer.velocities[layer].double() - exact[layer]).norm() / scale
-        assert error < 3 * (single[layer].double() - exact[layer]).norm() / scale + 1e-7
+        assert error < 5 * (single[layer].double() - exact[layer]).norm() / scale + 1e-7
         assert error < 1e-5
         step = before[layer][0] - network.weights[layer][0].double()
         assert (step - exact[layer]).norm() / scale < 1e-4
