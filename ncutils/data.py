@@ -292,6 +292,8 @@ def data_root(root: str | os.PathLike | None = None) -> Path:
 def save(name: str, arrays: dict[str, np.ndarray], root: Path) -> Path:
     """Writes ROOT/NAME.npz in one step: a reader sees the old file or the whole new one, never a part.
 
+    ValueError for arrays of objects.
+
     Example:
         >>> import tempfile
         >>> arrays = {"train_x": np.zeros((2, 1, 28, 28), np.uint8)}

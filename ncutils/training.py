@@ -252,6 +252,9 @@ def measure_layers(network: MLP | ResNet20, data, step: int) -> list[dict]:
         layers), ``balancedness, balancedness_relative`` (the imbalance of two layers), ``nc3, nc4`` (layer L-1);
         and repeated on each row the run's ``loss`` (data term, per sample), ``error`` (||f(X) - Y||_F), ``accuracy``.
 
+    Raises:
+        ValueError: weights, inputs or features that are not finite; data that the network does not take.
+
     Example:
         >>> from ncutils.data import gaussian
         >>> network = MLP(64, 3, num_nonlinear=1, num_linear=2, width=8)

@@ -272,7 +272,10 @@ def main(arguments: list[str]) -> int:
 
 
 def noticed_by(output: str) -> str:
-    """What noticed first: a recorded number or refusal, a docstring's example, another test, or an import."""
+    """What noticed first: a recorded number or refusal, a docstring's example, another test, or (import) none by name:
+
+    the files do not import, or the tests did not end in time.
+    """
     if not (failed := re.search(r"^(?:FAILED|ERROR) (\S+)::", output, re.MULTILINE)):
         return "import"
     file = failed[1].split("::")[0]

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from ncutils.theory import LinearHead, attack_heads, proposition_5_1, random_head, theorem_5_2_posteriori
+from ncutils.theory import (
+    LinearHead,
+    attack_heads,
+    proposition_5_1,
+    random_head,
+    theorem_5_2_a_priori,
+    theorem_5_2_posteriori,
+)
 from ncutils.theory import certificates as module
 from ncutils.theory.certificates import certificate_a_priori, certificate_of_last_layer, head_certificate
 
@@ -96,8 +103,6 @@ def test_a_priori_is_not_violated(seed, classes, noise):
 
 
 def test_a_priori_is_below_the_old_one_and_speaks():
-    from ncutils.theory import theorem_5_2_a_priori
-
     for classes in (2, 3, 5):
         head, nonlinear, x = reference(classes)
         arguments = {"nonlinear_weights": nonlinear, "x": x, "weight_decay": 0.01}
@@ -314,24 +319,29 @@ def test_the_a_priori_bound_from_its_statement(nonlinear, weight_decay):
     assert reach.threshold == pytest.approx(product, rel=1e-9)
 
 
+A_PRIORI = pytest.mark.parametrize("statement", [certificate_a_priori, theorem_5_2_a_priori])
+
+
+@A_PRIORI
 @pytest.mark.parametrize(("weight_decay", "speaks"), [(0.999 / 6, True), (1.001 / 6, False), (2.0, False)])
-def test_a_priori_needs_an_objective_below_the_labels(weight_decay, speaks):
-    """Identities, one of them nonlinear: c + K L2 + δ is 6 and N/K is 1."""
+def test_a_priori_needs_an_objective_below_the_labels(statement, weight_decay, speaks):
+    """Two identities of the head and one before it, K = 2: c + K L2 + δ is 6 and N/K is 1."""
     eye = torch.eye(2, dtype=torch.float64)
     head = LinearHead([eye, eye], eye, torch.arange(2))
-    check = certificate_a_priori(head, nonlinear_weights=[eye], x=eye, weight_decay=weight_decay)
+    check = statement(head, nonlinear_weights=[eye], x=eye, weight_decay=weight_decay)
     assert check.hypotheses[0].value == pytest.approx(6 * weight_decay)
     assert check.hypotheses_met is speaks and (check.bound != math.inf) is speaks
 
 
-def test_a_priori_needs_wide_layers_and_features_that_come_from_the_inputs():
+@A_PRIORI
+def test_a_priori_needs_wide_layers_and_features_no_longer_than_they_can_be(statement):
     eye = torch.eye(3, dtype=torch.float64)
     narrow = LinearHead([eye[:2], eye[:, :2]], 0.1 * eye, torch.arange(3))
-    check = certificate_a_priori(narrow, nonlinear_weights=[eye], x=eye, weight_decay=0.01)
+    check = statement(narrow, nonlinear_weights=[eye], x=eye, weight_decay=0.01)
     assert (check.hypotheses[1].value, check.hypotheses[1].holds) == (2, False)
     for size, holds in ((math.sqrt(3), True), (math.sqrt(3) * (1 + 1e-13), True), (math.sqrt(3) * (1 + 1e-11), False)):
         head = LinearHead([eye, eye], size * eye, torch.arange(3))
-        check = certificate_a_priori(head, nonlinear_weights=[eye], x=eye, weight_decay=0.01)
+        check = statement(head, nonlinear_weights=[eye], x=eye, weight_decay=0.01)
         assert check.hypotheses[2].holds is holds
 
 

@@ -539,27 +539,6 @@ def test_the_a_priori_bound_for_uneven_classes(nonlinear, weight_decay):
     assert [float(side) for side in sides] == pytest.approx([check.measured, bound, twice], rel=1e-8)
 
 
-@pytest.mark.parametrize(("weight_decay", "speaks"), [(0.999 / 6, True), (1.001 / 6, False), (2.0, False)])
-def test_a_priori_needs_an_objective_below_the_labels(weight_decay, speaks):
-    """Two identities of the head and one before it, K = 2: c + K L2 + δ is 6 and N/K is 1."""
-    eye = torch.eye(2, dtype=torch.float64)
-    head = LinearHead([eye, eye], eye, torch.arange(2))
-    check = theorem_5_2_a_priori(head, nonlinear_weights=[eye], x=eye, weight_decay=weight_decay)
-    assert check.hypotheses[0].value == pytest.approx(6 * weight_decay)
-    assert check.hypotheses_met is speaks and (check.bound != math.inf) is speaks
-
-
-def test_a_priori_needs_wide_layers_and_features_no_longer_than_they_can_be():
-    eye = torch.eye(3, dtype=torch.float64)
-    narrow = LinearHead([eye[:2], eye[:, :2]], 0.1 * eye, torch.arange(3))
-    check = theorem_5_2_a_priori(narrow, nonlinear_weights=[eye], x=eye, weight_decay=0.01)
-    assert (check.hypotheses[1].value, check.hypotheses[1].holds) == (2, False)
-    for size, holds in ((math.sqrt(3), True), (math.sqrt(3) * (1 + 1e-13), True), (math.sqrt(3) * (1 + 1e-11), False)):
-        head = LinearHead([eye, eye], size * eye, torch.arange(3))
-        check = theorem_5_2_a_priori(head, nonlinear_weights=[eye], x=eye, weight_decay=0.01)
-        assert check.hypotheses[2].holds is holds
-
-
 def test_weight_decay_is_positive_and_finite():
     head, middle, x, _ = fitted(1, 0.1)
     for weight_decay in (0.0, -1.0, math.inf, math.nan):
